@@ -1,5 +1,15 @@
 """Weights on disk: each format reads to a config and named tensors, and writes from them."""
 
-from keras_gpt.checkpoints.preset import Preset, load_weights, read_preset, save_preset
+from keras_gpt.checkpoints.checkpoint import Checkpoint, load_weights
+from keras_gpt.checkpoints.huggingface_writer import save_huggingface
+from keras_gpt.checkpoints.preset import read_preset, save_preset
+from keras_gpt.checkpoints.sources import open_checkpoint
 
-__all__ = ["Preset", "load_weights", "read_preset", "save_preset"]
+__all__ = [
+    "Checkpoint",
+    "load_weights",
+    "open_checkpoint",
+    "read_preset",
+    "save_huggingface",
+    "save_preset",
+]

@@ -4,12 +4,15 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
 
+from keras_gpt.checkpoints.checkpoint import Checkpoint, tensor_name
+from keras_gpt.checkpoints.safetensors_files import open_safetensors, write_safetensors
 from keras_gpt.files import whole_folder
+from keras_gpt.generation_settings import GenerationSettings
 
 if TYPE_CHECKING:
     from keras_gpt.tokenizers import Tokenizer
@@ -19,21 +22,13 @@ _FORMAT = "keras_gpt"
 _VERSION = 1
 
 
-class Preset(NamedTuple):
-    """What a preset folder says, apart from its weights."""
-
-    folder: Path
-    model: str  # "GPT", or the name of another model class
-    config: dict[str, Any]
-    tokenizer: "Tokenizer | None"
-
-
 def save_preset(
     folder: str | os.PathLike[str],
     model: str,
     config: dict[str, Any],
     variables: Sequence[Any],
     tokenizer: "Tokenizer | None",
+    settings: GenerationSettings,
     overwrite: bool = False,
 ) -> None:
     """Write a preset folder; it appears whole or not at all.
@@ -44,38 +39,41 @@ def save_preset(
         config: what the model is made from, in JSON's types.
         variables: the model's Keras variables, which keep their dtypes.
         tokenizer: goes along where there is one.
+        settings: how the model is meant to be run.
         overwrite: whether a non-empty folder may be replaced.
 
     Raises:
         FileExistsError: the folder holds something and `overwrite` is False.
         OSError: what the file system says (no space, no permission).
     """
-    from safetensors import SafetensorError
-    from safetensors.numpy import save_file
-
     with whole_folder(folder, overwrite) as scratch:
-        content = {"format": _FORMAT, "version": _VERSION, "model": model, "config": config}
+        content = {
+            "format": _FORMAT,
+            "version": _VERSION,
+            "model": model,
+            "config": config,
+            "generation": settings.to_dict(),
+        }
         (scratch / _CONFIG).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         tensors = {
             tensor_name(variable): np.ascontiguousarray(keras.ops.convert_to_numpy(variable))
             for variable in variables
         }
-        try:
-            save_file(tensors, scratch / _WEIGHTS, metadata={"format": _FORMAT})
-        except SafetensorError as error:  # the library's own name for a full disk
-            raise OSError(
-                f"the weights cannot be written ({error}). Received: folder={folder}"
-            ) from error
+        write_safetensors(scratch / _WEIGHTS, tensors, format=_FORMAT)
         if tokenizer is not None:
             tokenizer.save(scratch)
 
 
-def read_preset(folder: str | os.PathLike[str]) -> Preset:
-    """Read all of a preset but its weights.
+def read_preset(folder: str | os.PathLike[str], with_weights: bool = True) -> Checkpoint:
+    """Open a preset folder.
+
+    Args:
+        folder: the folder.
+        with_weights: whether the weights are wanted; without them their file is not looked at.
 
     Raises:
-        FileNotFoundError: there is no such folder, or it is not a preset.
-        ValueError: its `config.json` is not ours, or is damaged.
+        FileNotFoundError: there is no such folder, it is not a preset, or its weights are missing.
+        ValueError: its `config.json` is not ours, or a file is damaged.
     """
     path = Path(folder)
     file = path / _CONFIG
@@ -87,7 +85,7 @@ def read_preset(folder: str | os.PathLike[str]) -> Preset:
         content = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{file} is not valid JSON ({error}). Received: folder={path}") from error
-    if not isinstance(content, dict) or content.get("format") != _FORMAT:
+    if not is_preset(content):
         raise ValueError(
             f"{file} must be one that save_to_preset wrote (with 'format': '{_FORMAT}'). Received: "
             f"folder={path}"
@@ -107,53 +105,26 @@ def read_preset(folder: str | os.PathLike[str]) -> Preset:
         from keras_gpt.tokenizers import Tokenizer
 
         tokenizer = Tokenizer.load(path)
-    return Preset(path, content["model"], content["config"], tokenizer)
-
-
-def load_weights(preset: Preset, variables: Sequence[Any]) -> None:
-    """Read a preset's weights into variables, one tensor at a time.
-
-    All names and shapes are compared before the first value is changed.
-
-    Raises:
-        FileNotFoundError: the weights are missing.
-        ValueError: the file is damaged, or its tensors are not those of the model.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    file = preset.folder / _WEIGHTS
-    if not file.is_file():
-        raise FileNotFoundError(f"the preset has no {_WEIGHTS}. Received: folder={preset.folder}")
-    wanted = {tensor_name(variable): variable for variable in variables}
-    try:
-        with safe_open(file, framework="numpy") as tensors:
-            shapes = {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
-            expected = {name: tuple(variable.shape) for name, variable in wanted.items()}
-            if shapes != expected:
-                raise ValueError(_difference(file, shapes, expected))
-            for name, variable in wanted.items():
-                variable.assign(tensors.get_tensor(name))
-    except SafetensorError as error:
-        raise ValueError(
-            f"{file} is damaged or cut short ({error}); save or download it again. Received: "
-            f"folder={preset.folder}"
-        ) from error
-
-
-def tensor_name(variable: Any) -> str:
-    """Give a weight's name within its model: its path without the model's own name."""
-    return variable.path.split("/", 1)[1]
-
-
-def _difference(file: Path, shapes: dict[str, Any], expected: dict[str, Any]) -> str:
-    missing = sorted(set(expected) - set(shapes))
-    extra = sorted(set(shapes) - set(expected))
-    wrong = [
-        f"{name} is {shapes[name]}, not {expected[name]}"
-        for name in sorted(set(shapes) & set(expected))
-        if shapes[name] != expected[name]
-    ]
-    return (
-        f"{file} must hold the tensors that its config.json describes. Received: "
-        f"missing {missing[:5]}, extra {extra[:5]}, of another shape {wrong[:5]}"
+    settings = GenerationSettings.of(content.get("generation"))
+    weights = path / _WEIGHTS
+    return Checkpoint(
+        source=str(weights),
+        model=content["model"],
+        config=content["config"],
+        tensors=open_safetensors([weights]) if with_weights else {},
+        tokenizer=tokenizer,
+        settings=settings,
     )
+
+
+def is_preset(content: object) -> bool:
+    """Say whether the content of a `config.json` is ours."""
+    return isinstance(content, dict) and content.get("format") == _FORMAT
+
+
+def is_preset_folder(folder: str | os.PathLike[str]) -> bool:
+    """Say whether a folder's `config.json` is ours; an unreadable one is not."""
+    try:
+        return is_preset(json.loads((Path(folder) / _CONFIG).read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return False

@@ -14,16 +14,17 @@ def say(text: str) -> None:
 
 
 def load_model(source: str) -> Any:
-    """Load a GPT or a classifier from a preset folder or a `.keras` file.
+    """Load a GPT or a classifier from a `.keras` file, or from all that `from_preset` takes.
 
     Raises:
         FileNotFoundError: there is nothing of that name.
-        ValueError: it is neither of these.
+        ValueError: it is none of these, or damaged.
     """
     import keras
 
     from keras_gpt import GPT, GPTClassifier
     from keras_gpt.checkpoints import read_preset
+    from keras_gpt.checkpoints.preset import is_preset_folder
 
     path = Path(source)
     if path.suffix == ".keras" and path.is_file():
@@ -34,15 +35,12 @@ def load_model(source: str) -> Any:
                 f"{type(model).__name__}"
             )
         return model
-    if not path.is_dir():
-        raise FileNotFoundError(
-            "MODEL must be a folder that save_to_preset (or keras-gpt train) wrote, or a .keras "
-            f"file. Received: {source}"
-        )
     # A run of `keras-gpt train` or `demo` keeps its model in a folder of its own.
     folder = path / "model" if (path / "model" / "config.json").is_file() else path
+    if not is_preset_folder(folder):
+        return GPT.from_preset(source)
     classes: dict[str, Any] = {"GPT": GPT, "GPTClassifier": GPTClassifier}
-    name = read_preset(folder).model
+    name = read_preset(folder, with_weights=False).model
     if name not in classes:
         raise ValueError(f"MODEL is of an unknown class. Received: {source}, which holds a {name}")
     return classes[name].from_preset(folder)

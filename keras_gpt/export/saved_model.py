@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from keras_gpt.export.graph_decode import bucket_in_graph, decode_in_graph, in_batch_bucket
 from keras_gpt.files import whole_folder
-from keras_gpt.generation.options import usual_new_tokens
+from keras_gpt.generation.options import read_stop_token_ids, usual_new_tokens
 from keras_gpt.generation.protocol import Decoder
 from keras_gpt.generation.sampling import Sampling
 from keras_gpt.generation.steps import decode_steps
@@ -91,7 +91,7 @@ class _ServedGPT(tf.Module):
         self._vocab_size = model.config.vocab_size
         end = None if model.tokenizer is None else model.tokenizer.end_of_text_id
         self._end_of_text = end
-        self._stops = [] if end is None else [end]
+        self._stops = read_stop_token_ids(model, None)
         steps = decode_steps(model)
         prompt = self._prompt_spec("prompt")
         # Values given here become the signature's defaults; a server batches along the first axis,

@@ -145,8 +145,10 @@ def usual_new_tokens(context_length: int, usual: int = 64) -> int:
 
 
 def read_stop_token_ids(model: Decoder, stop_token_ids: Sequence[int] | None) -> list[int]:
-    """Give the ids that end a row: those given, or else the tokenizer's end of text."""
+    """Give the ids that end a row: those given, else the model's own, else the end of text."""
     if stop_token_ids is None:
+        if model.generation_settings.stop_token_ids is not None:
+            return list(model.generation_settings.stop_token_ids)
         end = None if model.tokenizer is None else model.tokenizer.end_of_text_id
         return [] if end is None else [end]
     return _ids(stop_token_ids, "stop_token_ids", model.config.vocab_size)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from keras_gpt.config import GPTConfig
+from keras_gpt.generation_settings import GenerationSettings
 
 if TYPE_CHECKING:
     from keras_gpt.tokenizers import Tokenizer
@@ -21,6 +22,7 @@ class Decoder(Protocol):
 
     config: GPTConfig
     tokenizer: "Tokenizer | None"
+    generation_settings: GenerationSettings
     variables: list[Any]
 
     def __call__(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:

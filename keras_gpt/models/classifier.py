@@ -8,8 +8,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_gpt.checkpoints import load_weights as load_preset_weights
+from keras_gpt.checkpoints import load_weights as load_checkpoint_weights
 from keras_gpt.config import GPTConfig
+from keras_gpt.generation_settings import GenerationSettings
 from keras_gpt.models.gpt import GPT
 from keras_gpt.models.keeping import Keeping
 from keras_gpt.models.text_batches import TextBatches, is_text
@@ -94,6 +95,11 @@ class GPTClassifier(Keeping, keras.Model):
     def tokenizer(self) -> "Tokenizer | None":
         """The GPT's tokenizer."""
         return self.gpt.tokenizer
+
+    @property
+    def generation_settings(self) -> GenerationSettings:
+        """The GPT's settings, which a preset keeps."""
+        return self.gpt.generation_settings
 
     def build(self, input_shape: Any) -> None:
         """Make the dense layer's weights."""
@@ -326,12 +332,18 @@ class GPTClassifier(Keeping, keras.Model):
             FileNotFoundError: there is no such folder.
             ValueError: the folder's files are damaged, or hold another kind of model.
         """
-        preset = cls._read_preset(source)
-        config = dict(preset.config)
+        checkpoint = cls._open(source)
+        config = dict(checkpoint.config)
         fields = GPTConfig.from_dict(config.pop("gpt", {})).to_dict()
-        gpt = GPT(**fields, tokenizer=preset.tokenizer, dtype=dtype, name="gpt")
+        gpt = GPT(
+            **fields,
+            tokenizer=checkpoint.tokenizer,
+            generation_settings=checkpoint.settings,
+            dtype=dtype,
+            name="gpt",
+        )
         model = cls(gpt, **config)
-        load_preset_weights(preset, model.weights)
+        load_checkpoint_weights(checkpoint, model.weights)
         return model
 
     def _preset_config(self) -> dict[str, Any]:

@@ -1,15 +1,14 @@
 """GPT: a decoder-only Transformer as a Keras model."""
 
-import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import keras
 from keras import ops
 
 from keras_gpt import losses
-from keras_gpt.checkpoints import load_weights as load_preset_weights
 from keras_gpt.config import GPTConfig
+from keras_gpt.generation_settings import GenerationSettings
 from keras_gpt.layers import (
     Block,
     PositionEmbedding,
@@ -20,8 +19,8 @@ from keras_gpt.layers import (
     token_positions,
 )
 from keras_gpt.layers.attention import KeyValues
+from keras_gpt.models.formats import Formats
 from keras_gpt.models.inputs import unpack_inputs
-from keras_gpt.models.keeping import Keeping
 from keras_gpt.models.next_token import NextTokenModel, TrainingOutputs
 from keras_gpt.models.text_methods import TextMethods
 
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 
 
 @keras.saving.register_keras_serializable("keras_gpt")
-class GPT(TextMethods, Keeping, NextTokenModel):
+class GPT(TextMethods, Formats, NextTokenModel):
     """A GPT: token ids in, the logits of each next token out.
 
     Args:
@@ -40,6 +39,8 @@ class GPT(TextMethods, Keeping, NextTokenModel):
         feed_forward_dim: inner width of the feed-forward layer.
         num_layers: number of blocks.
         tokenizer: a `keras_gpt.Tokenizer`, so that strings go in and come out; or None.
+        generation_settings: how the model is meant to be run (stop ids, chat template), as
+            `GenerationSettings` or its dictionary; None says nothing.
         name: the model's name.
         dtype: a Keras dtype policy, such as "mixed_bfloat16"; None is Keras' global one.
         **fields: any other field of `GPTConfig`, such as `context_length=256`.
@@ -78,6 +79,7 @@ class GPT(TextMethods, Keeping, NextTokenModel):
         num_layers: int,
         *,
         tokenizer: "Tokenizer | None" = None,
+        generation_settings: GenerationSettings | Mapping[str, Any] | None = None,
         name: str | None = None,
         dtype: Any = None,
         **fields: Any,
@@ -100,6 +102,7 @@ class GPT(TextMethods, Keeping, NextTokenModel):
         super().__init__(name=name, dtype=dtype)
         self.config = config
         self.tokenizer = tokenizer
+        self.generation_settings = GenerationSettings.of(generation_settings)
         policy = self.dtype_policy
         self.token_embedding = keras.layers.ReversibleEmbedding(
             config.vocab_size,
@@ -321,6 +324,7 @@ class GPT(TextMethods, Keeping, NextTokenModel):
         return {
             **self.config.to_dict(),
             "tokenizer": tokenizer,
+            "generation_settings": self.generation_settings.to_dict(),
             "name": self.name,
             "dtype": base["dtype"],
         }
@@ -332,70 +336,3 @@ class GPT(TextMethods, Keeping, NextTokenModel):
         if config.get("tokenizer") is not None:
             config["tokenizer"] = keras.saving.deserialize_keras_object(config["tokenizer"])
         return cls(**config)
-
-    @classmethod
-    def from_preset(
-        cls, source: str | os.PathLike[str], dtype: Any = None, load_weights: bool = True
-    ) -> "GPT":
-        """Make a model from a folder that `save_to_preset` wrote, or from a published architecture.
-
-        Args:
-            source: a folder, or a name that `GPTConfig.preset` knows (with `load_weights=False`:
-                no weights come with this package).
-            dtype: a Keras dtype policy; None is Keras' global one.
-            load_weights: whether to read the weights, or to start from random ones.
-
-        Raises:
-            FileNotFoundError: there is no such folder.
-            ValueError: the folder's files are damaged, or hold another kind of model.
-
-        Example:
-            >>> gpt = GPT.from_preset("gpt2", load_weights=False)
-        """
-        if not os.path.isdir(source) and str(source) in GPTConfig.preset_names():
-            if load_weights:
-                raise ValueError(
-                    "source is the name of an architecture, and no weights come with this package: "
-                    "pass load_weights=False for random ones, or a folder. Received: "
-                    f"source={source!r}, load_weights=True"
-                )
-            return cls(**GPTConfig.preset(str(source)).to_dict(), dtype=dtype)
-        preset = cls._read_preset(source)
-        config = GPTConfig.from_dict(preset.config)
-        model = cls(**config.to_dict(), tokenizer=preset.tokenizer, dtype=dtype)
-        if load_weights:
-            load_preset_weights(preset, model.weights)
-        return model
-
-    def _preset_config(self) -> dict[str, Any]:
-        return self.config.to_dict()
-
-    def export(
-        self,
-        filepath: str | os.PathLike[str],
-        format: str = "tf_saved_model",
-        overwrite: bool = False,
-        **kwargs: Any,
-    ) -> None:
-        """Write a SavedModel for TensorFlow Serving: strings in, strings out.
-
-        Its signatures are `generate` (the default), `score` and `token_logits`; tokenizer, cache,
-        decode loop and sampling are inside, in core TensorFlow operations.
-
-        Args:
-            filepath: the folder of one version, such as "saved_models/my-gpt/1".
-            format: "tf_saved_model"; any other goes to Keras' own `export`, with `kwargs`.
-            overwrite: whether a non-empty folder may be replaced.
-
-        Raises:
-            FileExistsError: the folder holds something and `overwrite` is False.
-
-        Example:
-            >>> gpt.export("saved_models/my-gpt/1")
-        """
-        if format != "tf_saved_model":
-            super().export(filepath, format=format, **kwargs)
-            return
-        from keras_gpt.export import export_gpt
-
-        export_gpt(self, filepath, overwrite)

@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from keras_gpt.checkpoints import Preset, read_preset, save_preset
+from keras_gpt.checkpoints import Checkpoint, open_checkpoint, save_preset
 from keras_gpt.files import whole_file
 
 
@@ -13,6 +13,7 @@ class Keeping(keras.Model):
     """`save`, `save_to_preset`, and what `from_preset` needs, for a model with a tokenizer."""
 
     tokenizer: Any
+    generation_settings: Any
 
     def save(
         self,
@@ -60,33 +61,38 @@ class Keeping(keras.Model):
             >>> gpt.save_to_preset("my-gpt/")
             >>> same = keras_gpt.GPT.from_preset("my-gpt/")
         """
-        changed = [layer.path for layer in self._flatten_layers() if _is_changed(layer)]
-        if changed:
-            raise ValueError(
-                "a preset holds plain weights: save it before quantize or enable_lora, or use "
-                f"export. Received: {len(changed)} changed layers, such as {changed[0]}"
-            )
+        self._require_plain_weights("a preset")
         save_preset(
             folder,
             type(self).__name__,
             self._preset_config(),
             self.weights,
             self.tokenizer,
+            self.generation_settings,
             overwrite,
         )
 
     def _preset_config(self) -> dict[str, Any]:
         raise NotImplementedError
 
+    def _require_plain_weights(self, what: str) -> None:
+        """Refuse to write weights that were quantized, or that LoRA adds to."""
+        changed = [layer.path for layer in self._flatten_layers() if _is_changed(layer)]
+        if changed:
+            raise ValueError(
+                f"{what} holds plain weights: save it before quantize or enable_lora, or use "
+                f"export. Received: {len(changed)} changed layers, such as {changed[0]}"
+            )
+
     @classmethod
-    def _read_preset(cls, source: str | os.PathLike[str]) -> Preset:
-        preset = read_preset(source)
-        if preset.model != cls.__name__:
+    def _open(cls, source: str | os.PathLike[str], with_weights: bool = True) -> Checkpoint:
+        checkpoint = open_checkpoint(source, with_weights)
+        if checkpoint.model != cls.__name__:
             raise ValueError(
                 f"source must hold a {cls.__name__}. Received: source={os.fspath(source)!r}, which "
-                f"holds a {preset.model}"
+                f"holds a {checkpoint.model}"
             )
-        return preset
+        return checkpoint
 
 
 def _is_changed(layer: Any) -> bool:

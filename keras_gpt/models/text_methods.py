@@ -35,8 +35,8 @@ class TextMethods:
             top_p: only the most probable tokens that together reach this probability are drawn
                 from; None is all.
             num_return_sequences: answers for each prompt.
-            stop_token_ids: ids that end an answer and are left out of it; by default the
-                tokenizer's end of text; [] never stops.
+            stop_token_ids: ids that end an answer and are left out of it; by default those of
+                `generation_settings`, or else the tokenizer's end of text; [] never stops.
             seed: from 0 to 2^31 - 1. The same seed gives the same answer to a prompt, whatever
                 stands beside it in the batch. None draws one.
             truncate: "left" drops the beginning of a prompt that is too long for the context; None

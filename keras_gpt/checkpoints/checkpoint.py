@@ -1,0 +1,189 @@
+"""What every format is read into: a config, a tokenizer, and tensors that are read one by one."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from keras_gpt.generation_settings import GenerationSettings
+
+if TYPE_CHECKING:
+    from keras_gpt.tokenizers import Tokenizer
+
+
+class StoredTensor(NamedTuple):
+    """A tensor of ours that lies in somebody's file: its shape is known before it is read."""
+
+    shape: tuple[int, ...]
+    read: Callable[[], np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """A model on disk, opened and checked, with no weight read yet.
+
+    Args:
+        source: what to call it in messages.
+        model: name of the model's class, "GPT" for every foreign format.
+        config: what the model is made from; for a GPT the fields of `GPTConfig`.
+        tensors: our name of each weight (`tensor_name`) -> where it lies.
+        tokenizer: comes along where the source has one.
+        settings: how the model is meant to be run.
+    """
+
+    source: str
+    model: str
+    config: dict[str, Any]
+    tensors: Mapping[str, StoredTensor]
+    tokenizer: "Tokenizer | None" = None
+    settings: GenerationSettings = dataclasses.field(default_factory=GenerationSettings)
+
+
+def tensor_name(variable: Any) -> str:
+    """Give a weight's name within its model: its path without the model's own name."""
+    return variable.path.split("/", 1)[1]
+
+
+def load_weights(checkpoint: Checkpoint, variables: Sequence[Any]) -> None:
+    """Read weights into variables, one tensor at a time.
+
+    All names and shapes are compared before the first value is changed.
+
+    Args:
+        checkpoint: holds them.
+        variables: the model's Keras variables; values are cast to their dtypes.
+
+    Raises:
+        ValueError: the checkpoint's tensors are not those of the model.
+    """
+    wanted = {tensor_name(variable): variable for variable in variables}
+    shapes = {name: tensor.shape for name, tensor in checkpoint.tensors.items()}
+    expected = {name: tuple(variable.shape) for name, variable in wanted.items()}
+    require_tensors(checkpoint.source, shapes, expected)
+    for name, variable in wanted.items():
+        variable.assign(checkpoint.tensors[name].read())
+
+
+def require_tensors(
+    source: str, shapes: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]
+) -> None:
+    """Check that a source holds exactly the expected tensors.
+
+    Args:
+        source: what to call it in the message.
+        shapes: name -> shape, as found.
+        expected: name -> shape, as the config says.
+
+    Raises:
+        ValueError: one is missing, one is too many, or one has another shape; the message names them.
+    """
+    missing = sorted(set(expected) - set(shapes))
+    extra = sorted(set(shapes) - set(expected))
+    wrong = [
+        f"{name} is {shapes[name]}, not {expected[name]}"
+        for name in sorted(set(shapes) & set(expected))
+        if tuple(shapes[name]) != tuple(expected[name])
+    ]
+    if missing or extra or wrong:
+        raise ValueError(
+            f"{source} must hold the tensors that its config describes. Received: missing "
+            f"{_some(missing)}, extra {_some(extra)}, of another shape {_some(wrong)}"
+        )
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return f"{names[:5]}{more}"
+
+
+# -- how another format's tensors make up ours --------------------------------------------------------
+
+
+class Layout(NamedTuple):
+    """How a tensor of another format is turned into ours and back; both are exact."""
+
+    to_ours: Callable[[np.ndarray], np.ndarray]
+    to_theirs: Callable[[np.ndarray], np.ndarray]
+
+
+SAME = Layout(lambda tensor: tensor, lambda tensor: tensor)
+# torch keeps a dense layer's matrix as (out, in), we as (in, out).
+TRANSPOSED = Layout(lambda tensor: tensor.T, lambda tensor: tensor.T)
+
+
+class Part(NamedTuple):
+    """A tensor of another format, which is a whole tensor of ours or some of its last columns.
+
+    Args:
+        name: its name there.
+        shape: its shape there.
+        width: the length of our last axis that it fills.
+        layout: how to turn one into the other.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    width: int
+    layout: Layout = SAME
+
+
+# Our name -> the parts that lie one after the other along its last axis.
+TensorMap = Mapping[str, tuple[Part, ...]]
+
+
+def map_tensors(
+    mapping: TensorMap, stored: Mapping[str, StoredTensor], source: str
+) -> dict[str, StoredTensor]:
+    """Give our tensors from those of another format.
+
+    Args:
+        mapping: which make up which.
+        stored: the other format's tensors under its own names.
+        source: what to call it in messages.
+
+    Returns:
+        Our names -> tensors, whose values are put together when they are read.
+
+    Raises:
+        ValueError: a tensor is missing, one is too many, or one has another shape.
+    """
+    expected = {part.name: part.shape for parts in mapping.values() for part in parts}
+    require_tensors(source, {name: each.shape for name, each in stored.items()}, expected)
+
+    def reader(parts: tuple[Part, ...]) -> Callable[[], np.ndarray]:
+        def read() -> np.ndarray:
+            pieces = [part.layout.to_ours(stored[part.name].read()) for part in parts]
+            return pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=-1)
+
+        return read
+
+    ours = {}
+    for name, parts in mapping.items():
+        first = parts[0].layout.to_ours(np.empty(parts[0].shape, "uint8"))
+        shape = (*first.shape[:-1], sum(part.width for part in parts))
+        ours[name] = StoredTensor(shape, reader(parts))
+    return ours
+
+
+def split_tensors(mapping: TensorMap, variables: Sequence[Any]) -> Iterator[tuple[str, np.ndarray]]:
+    """Give another format's tensors from ours, one at a time.
+
+    Args:
+        mapping: as for `map_tensors`.
+        variables: the model's Keras variables.
+
+    Yields:
+        The other format's name and value, in our variable's dtype.
+    """
+    import keras
+
+    wanted = {tensor_name(variable): variable for variable in variables}
+    require_tensors("the model", dict.fromkeys(wanted, ()), dict.fromkeys(mapping, ()))
+    for name, parts in mapping.items():
+        value = np.asarray(keras.ops.convert_to_numpy(wanted[name].value))
+        start = 0
+        for part in parts:
+            piece = value[..., start : start + part.width]
+            start += part.width
+            yield part.name, np.ascontiguousarray(part.layout.to_theirs(piece))

@@ -1,0 +1,103 @@
+"""`hf://owner/name`: a model of the Hugging Face hub, through its own library and cache."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+SCHEME = "hf://"
+
+_SMALL_FILES = ("*.json", "*.jinja", "merges.txt")
+_SAFETENSORS, _TORCH = "*.safetensors", "pytorch_model*.bin"
+
+
+class HubAddress(NamedTuple):
+    """A repository, a revision of it (None is the newest), and one file of it (None is a folder)."""
+
+    repository: str
+    revision: str | None
+    file: str | None
+
+
+def parse_hub_address(source: str) -> HubAddress:
+    """Take `hf://owner/name`, with `@revision` and `/path/file.gguf` where needed, apart.
+
+    Raises:
+        ValueError: it is not of this form.
+
+    Example:
+        >>> parse_hub_address("hf://openai-community/gpt2@main").revision
+        'main'
+    """
+    parts = source.removeprefix(SCHEME).split("/")
+    if len(parts) < 2 or any(part in ("", ".", "..") for part in parts):
+        raise ValueError(
+            "source must be hf://owner/name, hf://owner/name@revision, or either with "
+            f"/path/file.gguf behind. Received: source={source!r}"
+        )
+    name, at, revision = parts[1].partition("@")
+    if not name or (at and not revision):
+        raise ValueError(
+            f"source must have a name, and a revision after @. Received: source={source!r}"
+        )
+    return HubAddress(f"{parts[0]}/{name}", revision or None, "/".join(parts[2:]) or None)
+
+
+def fetch(source: str, with_weights: bool = True) -> Path:
+    """Get a model's files from the hub, or from its cache where they are there already.
+
+    Tokens, mirrors, the cache's place and the offline mode are those of `huggingface_hub`
+    (`HF_TOKEN`, `HF_ENDPOINT`, `HF_HOME`, `HF_HUB_OFFLINE`).
+
+    Args:
+        source: `hf://owner/name[@revision][/file.gguf]`.
+        with_weights: whether to get the weights too.
+
+    Returns:
+        The folder, or the file where one was named.
+
+    Raises:
+        FileNotFoundError: the hub has no such repository, revision or file (or does not show it).
+        ConnectionError: the hub cannot be reached, and the cache does not have it.
+        ValueError: `source` is not of this form.
+    """
+    from huggingface_hub import errors, hf_hub_download, snapshot_download
+
+    address = parse_hub_address(source)
+    try:
+        if address.file is not None:
+            return Path(
+                hf_hub_download(address.repository, address.file, revision=address.revision)
+            )
+
+        def get(*patterns: str) -> Path:
+            return Path(
+                snapshot_download(
+                    address.repository,
+                    revision=address.revision,
+                    allow_patterns=list(patterns),
+                    ignore_patterns=["*/*"],  # exports for other programs lie in folders
+                )
+            )
+
+        if not with_weights:
+            return get(*_SMALL_FILES)
+        folder = get(*_SMALL_FILES, _SAFETENSORS)
+        # A snapshot from the cache may lack what was not asked for when it was made.
+        return folder if any(folder.glob(_SAFETENSORS)) else get(*_SMALL_FILES, _TORCH)
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, ConnectionError) as error:
+        raise ConnectionError(
+            f"{source} is not in the hub's cache, and the hub cannot be reached (or "
+            f"HF_HUB_OFFLINE is set): {_first_line(error)}"
+        ) from error
+    except errors.HfHubHTTPError as error:
+        raise FileNotFoundError(
+            f"the hub does not give {source}: {_first_line(error)} (for a private or gated "
+            "repository set HF_TOKEN)"
+        ) from error
+    except errors.HFValidationError as error:
+        raise ValueError(
+            f"source must name a repository. Received: {source!r} ({error})"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

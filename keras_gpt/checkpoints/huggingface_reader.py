@@ -1,0 +1,233 @@
+"""Reading a folder of Hugging Face's library: GPT-1, GPT-2 and Llama."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from keras_gpt.checkpoints.checkpoint import Checkpoint, StoredTensor, map_tensors
+from keras_gpt.checkpoints.huggingface_families import FAMILIES, Family
+from keras_gpt.checkpoints.safetensors_files import open_safetensors
+from keras_gpt.config import GPTConfig
+from keras_gpt.generation_settings import GenerationSettings
+
+if TYPE_CHECKING:
+    from keras_gpt.tokenizers import Tokenizer
+
+_WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_TORCH_WEIGHTS, _TORCH_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
+
+
+def read_huggingface(folder: Path, with_weights: bool = True) -> Checkpoint:
+    """Open a folder as `save_pretrained` writes it.
+
+    Args:
+        folder: holds `config.json`, the weights in safetensors (one file or several with an
+            index; `pytorch_model.bin` where torch is installed), and usually a tokenizer.
+        with_weights: whether the weights are wanted; without them their files are not looked at.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: the architecture or a setting of it is not supported, or a file is damaged.
+        ImportError: the weights are torch's and torch is not installed.
+    """
+    content = read_json(folder / "config.json")
+    family = FAMILIES.get(content.get("model_type", ""))
+    if family is None:
+        raise ValueError(
+            f"{folder / 'config.json'} must be of one of the architectures {sorted(FAMILIES)}. "
+            f"Received: model_type={content.get('model_type')!r}"
+        )
+    config = GPTConfig.from_dict(family.read(content))
+    tensors: Mapping[str, StoredTensor] = {}
+    if with_weights:
+        stored = _tidy(_open_weights(folder), family, config, str(folder))
+        tensors = map_tensors(family.tensors(config), stored, str(folder))
+    tokenizer = _read_tokenizer(folder, family)
+    return Checkpoint(
+        source=str(folder),
+        model="GPT",
+        config=config.to_dict(),
+        tensors=tensors,
+        tokenizer=tokenizer,
+        settings=_read_settings(folder, content, config.vocab_size),
+    )
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it holds something else.
+    """
+    if not file.is_file():
+        raise FileNotFoundError(f"the folder must hold a {file.name}. Received: no file {file}")
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is not valid JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} must be a JSON object. Received: {type(content).__name__}")
+    return content
+
+
+# -- weights -------------------------------------------------------------------------------------
+
+
+def _open_weights(folder: Path) -> dict[str, StoredTensor]:
+    if (folder / _INDEX).is_file():
+        return _open_shards(folder, _INDEX, open_safetensors)
+    if (folder / _WEIGHTS).is_file():
+        return open_safetensors([folder / _WEIGHTS])
+    if (folder / _TORCH_INDEX).is_file():
+        return _open_shards(folder, _TORCH_INDEX, _open_torch)
+    if (folder / _TORCH_WEIGHTS).is_file():
+        return _open_torch([folder / _TORCH_WEIGHTS])
+    raise FileNotFoundError(
+        f"the folder must hold {_WEIGHTS}, {_INDEX} with its shards, or {_TORCH_WEIGHTS}. "
+        f"Received: {folder}"
+    )
+
+
+def _open_shards(
+    folder: Path, index: str, opener: Callable[[list[Path]], dict[str, StoredTensor]]
+) -> dict[str, StoredTensor]:
+    places = read_json(folder / index).get("weight_map")
+    if not isinstance(places, dict) or not places:
+        raise ValueError(f"{folder / index} must have a weight_map with tensors in it")
+    for shard in places.values():
+        # Only a bare name stays inside the folder.
+        if not isinstance(shard, str) or shard in ("", ".", "..") or set(shard) & set("/\\:\0"):
+            raise ValueError(
+                f"{folder / index} must name its shards by bare file names. Received: {shard!r}"
+            )
+    shards = sorted(set(places.values()))
+    missing = [shard for shard in shards if not (folder / shard).is_file()]
+    if missing:
+        raise FileNotFoundError(
+            f"{folder / index} names shards that the folder lacks: download them again. Received: "
+            f"no {missing[:5]}"
+        )
+    tensors = opener([folder / shard for shard in shards])
+    lost = sorted(set(places) ^ set(tensors))
+    if lost:
+        raise ValueError(
+            f"{folder / index} and its shards must name the same tensors. Received: "
+            f"{lost[:5]} in only one of them"
+        )
+    return tensors
+
+
+def _open_torch(files: list[Path]) -> dict[str, StoredTensor]:
+    try:
+        import torch
+    except ImportError as error:
+        raise ImportError(
+            f"{files[0].name} is a file of torch, which is not installed: install torch (it is "
+            "opened in its weights-only way), or take a checkpoint in safetensors. Received: "
+            f"{files[0]}"
+        ) from error
+    tensors: dict[str, StoredTensor] = {}
+    for file in files:
+        try:
+            loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        except Exception as error:  # torch has no one class for what it cannot read
+            raise ValueError(
+                f"{file} is damaged, cut short, or holds more than weights "
+                f"({type(error).__name__}: {str(error)[:200]})"
+            ) from error
+        if not isinstance(loaded, dict):
+            raise ValueError(f"{file} must hold tensors by name. Received: {type(loaded).__name__}")
+        for name, tensor in loaded.items():
+            if not isinstance(tensor, torch.Tensor):
+                raise ValueError(f"{file} must hold tensors only. Received: {name!r}")
+            tensors[name] = StoredTensor(tuple(tensor.shape), _torch_reader(tensor))
+    return tensors
+
+
+def _torch_reader(tensor: Any) -> Callable[[], np.ndarray]:
+    # numpy has no bfloat16 of its own; every value of it is exact in float32.
+    return lambda: (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy()
+
+
+def _tidy(
+    stored: Mapping[str, StoredTensor], family: Family, config: GPTConfig, source: str
+) -> dict[str, StoredTensor]:
+    """Drop what no computation reads, and give every name the prefix that the headless class omits."""
+    used = {}
+    for name, tensor in stored.items():
+        if family.unused.fullmatch(name):
+            continue
+        bare = name.startswith(family.prefix) or name == "lm_head.weight"
+        used[name if bare else family.prefix + name] = tensor
+    if config.tie_embeddings and "lm_head.weight" in used:
+        # Older files keep the tied matrix twice. A different one would be another model.
+        head = used.pop("lm_head.weight")
+        parts = family.tensors(config)["token_embedding/embeddings"]
+        embeddings = used.get(parts[0].name)
+        if embeddings is not None and not np.array_equal(head.read(), embeddings.read()):
+            raise ValueError(
+                f"{source}: config.json ties the output projection to the embeddings, and "
+                "lm_head.weight differs from them. Received: tie_word_embeddings=true"
+            )
+    return used
+
+
+# -- tokenizer and settings --------------------------------------------------------------------
+
+
+def _read_tokenizer(folder: Path, family: Family) -> "Tokenizer | None":
+    from keras_gpt.tokenizers import Tokenizer
+
+    if (folder / "tokenizer.json").is_file():
+        return Tokenizer.from_file(folder / "tokenizer.json")
+    vocab, merges = folder / "vocab.json", folder / "merges.txt"
+    if not vocab.is_file() and not merges.is_file():
+        return None
+    for file in (vocab, merges):
+        if not file.is_file():
+            raise FileNotFoundError(
+                f"the folder's tokenizer needs vocab.json and merges.txt. Received: no {file}"
+            )
+    if family.model_type == "openai-gpt":
+        return Tokenizer.from_files(vocab, merges, level="gpt1")
+    return Tokenizer.from_files(vocab, merges)
+
+
+def _read_settings(folder: Path, config: Mapping[str, Any], vocab_size: int) -> GenerationSettings:
+    generation = _optional_json(folder / "generation_config.json")
+    tokens = _optional_json(folder / "special_tokens_map.json")
+    tokens |= _optional_json(folder / "tokenizer_config.json")
+    ends = generation.get("eos_token_id", config.get("eos_token_id"))
+    ends = [] if ends is None else ends if isinstance(ends, list) else [ends]
+    # Small test models keep GPT-2's 50256 with a smaller vocabulary: an id that never comes.
+    ends = [end for end in ends if isinstance(end, int) and 0 <= end < vocab_size]
+    template = tokens.get("chat_template")
+    if isinstance(template, list):  # several by name
+        named = {each.get("name"): each.get("template") for each in template}
+        template = named.get("default")
+    if (folder / "chat_template.jinja").is_file():
+        template = (folder / "chat_template.jinja").read_text(encoding="utf-8")
+    return GenerationSettings(
+        stop_token_ids=tuple(ends) or None,
+        temperature=generation.get("temperature"),
+        top_k=generation.get("top_k") or None,  # 0 is their "all"
+        top_p=generation.get("top_p"),
+        chat_template=template,
+        bos_token=_token(tokens.get("bos_token")),
+        eos_token=_token(tokens.get("eos_token")),
+        pad_token=_token(tokens.get("pad_token")),
+    )
+
+
+def _optional_json(file: Path) -> dict[str, Any]:
+    return read_json(file) if file.is_file() else {}
+
+
+def _token(value: Any) -> str | None:
+    """Take a token that is written as a string, or as an object with its content."""
+    content = value.get("content") if isinstance(value, dict) else value
+    return content if isinstance(content, str) else None

@@ -1,0 +1,181 @@
+"""Where a GPT comes from and where it goes: presets, other libraries' formats, SavedModel."""
+
+import os
+from typing import Any, Self
+
+from keras_gpt.checkpoints import load_weights as load_checkpoint_weights
+from keras_gpt.checkpoints import save_huggingface
+from keras_gpt.config import GPTConfig
+from keras_gpt.models.keeping import Keeping
+
+
+class Formats(Keeping):
+    """`from_preset`, `save_to_huggingface`, `save_to_gguf` and `export`, for `GPT`."""
+
+    config: GPTConfig
+
+    @classmethod
+    def from_preset(
+        cls, source: str | os.PathLike[str], dtype: Any = None, load_weights: bool = True
+    ) -> Self:
+        """Make a model from weights that exist, or from a published architecture.
+
+        Weights are read tensor by tensor, so that the peak of memory stays near the model's own
+        size. Everything is checked before the first one is used.
+
+        Args:
+            source: a folder that `save_to_preset` wrote; a folder of Hugging Face's library
+                (GPT-1, GPT-2, Llama) or `hf://owner/name[@revision]`; OpenAI's original GPT-2 or
+                GPT-1 release; a KerasHub GPT-2 preset, or `kaggle://...`; a `.gguf` file, or
+                `hf://owner/name/file.gguf`; the name of a model that `keras-gpt models pull` has
+                fetched; or a name that `GPTConfig.preset` knows (with `load_weights=False`).
+            dtype: a Keras dtype policy, such as "bfloat16"; weights are cast as they are read.
+                None is Keras' global one.
+            load_weights: whether to read the weights, or to start from random ones.
+
+        Raises:
+            FileNotFoundError: there is no such source, or a part of it is missing.
+            ValueError: it is damaged, or of an architecture that is not supported.
+            ConnectionError: it must be downloaded, and cannot be.
+
+        Example:
+            >>> gpt = GPT.from_preset("hf://openai-community/gpt2")
+            >>> gpt = GPT.from_preset("gpt2", load_weights=False)
+        """
+        if not os.path.exists(source) and str(source) in GPTConfig.preset_names():
+            if load_weights:
+                raise ValueError(
+                    "source is the name of an architecture, and no weights come with this package: "
+                    "pass load_weights=False for random ones, or a folder, or hf://owner/name. "
+                    f"Received: source={source!r}, load_weights=True"
+                )
+            return cls(**GPTConfig.preset(str(source)).to_dict(), dtype=dtype)
+        checkpoint = cls._open(source, load_weights)
+        config = GPTConfig.from_dict(checkpoint.config)
+        model = cls(
+            **config.to_dict(),
+            tokenizer=checkpoint.tokenizer,
+            generation_settings=checkpoint.settings,
+            dtype=dtype,
+        )
+        if load_weights:
+            load_checkpoint_weights(checkpoint, model.weights)
+        return model
+
+    def _preset_config(self) -> dict[str, Any]:
+        return self.config.to_dict()
+
+    def save_to_huggingface(self, folder: str | os.PathLike[str], overwrite: bool = False) -> None:
+        """Write a folder that Hugging Face's library loads: weights, tokenizer, settings.
+
+        The architecture decides between its GPT-1, GPT-2 and Llama classes.
+
+        Args:
+            folder: where to; it appears whole or not at all.
+            overwrite: whether a non-empty folder may be replaced.
+
+        Raises:
+            FileExistsError: the folder holds something and `overwrite` is False.
+            ValueError: no class there has what this model has (the message names the field), or
+                layers are quantized or have LoRA weights.
+
+        Example:
+            >>> gpt.save_to_huggingface("my-gpt-hf/")
+        """
+        self._require_plain_weights("Hugging Face's folder")
+        save_huggingface(
+            folder,
+            self.config,
+            self.weights,
+            self.tokenizer,
+            self.generation_settings,
+            overwrite,
+        )
+
+    def save_to_gguf(
+        self, path: str | os.PathLike[str], dtype: str = "f16", overwrite: bool = False
+    ) -> None:
+        """Write a `.gguf` file, which llama.cpp and its kin read: weights, tokenizer, settings.
+
+        Args:
+            path: the file; it appears whole or not at all.
+            dtype: of the matrices: "f32" (exact), "f16" or "q8_0".
+            overwrite: whether an older file may be replaced.
+
+        Raises:
+            FileExistsError: the file exists and `overwrite` is False.
+            ValueError: the format has no such architecture or `dtype`, or layers are quantized or
+                have LoRA weights.
+
+        Example:
+            >>> gpt.save_to_gguf("my-gpt.gguf", dtype="q8_0")
+        """
+        from keras_gpt.checkpoints.gguf_writer import save_gguf
+
+        self._require_plain_weights("a gguf file")
+        save_gguf(
+            path,
+            self.config,
+            self.weights,
+            self.tokenizer,
+            self.generation_settings,
+            dtype=dtype,
+            overwrite=overwrite,
+        )
+
+    def save_to_keras_hub(self, folder: str | os.PathLike[str], overwrite: bool = False) -> None:
+        """Write a KerasHub GPT-2 preset, which `keras_hub.models.GPT2CausalLM.from_preset` loads.
+
+        Args:
+            folder: where to; it appears whole or not at all.
+            overwrite: whether a non-empty folder may be replaced.
+
+        Raises:
+            FileExistsError: the folder holds something and `overwrite` is False.
+            ValueError: KerasHub's GPT-2 has not what this model has (the message names the
+                field), or layers are quantized or have LoRA weights.
+
+        Example:
+            >>> gpt.save_to_keras_hub("my-gpt-keras-hub/")
+        """
+        from keras_gpt.checkpoints.keras_hub import save_keras_hub
+
+        self._require_plain_weights("a KerasHub preset")
+        save_keras_hub(
+            folder,
+            self.config,
+            self.weights,
+            self.tokenizer,
+            self.generation_settings,
+            overwrite=overwrite,
+        )
+
+    def export(
+        self,
+        filepath: str | os.PathLike[str],
+        format: str = "tf_saved_model",
+        overwrite: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        """Write a SavedModel for TensorFlow Serving: strings in, strings out.
+
+        Its signatures are `generate` (the default), `score` and `token_logits`; tokenizer, cache,
+        decode loop and sampling are inside, in core TensorFlow operations.
+
+        Args:
+            filepath: the folder of one version, such as "saved_models/my-gpt/1".
+            format: "tf_saved_model"; any other goes to Keras' own `export`, with `kwargs`.
+            overwrite: whether a non-empty folder may be replaced.
+
+        Raises:
+            FileExistsError: the folder holds something and `overwrite` is False.
+
+        Example:
+            >>> gpt.export("saved_models/my-gpt/1")
+        """
+        if format != "tf_saved_model":
+            super().export(filepath, format=format, **kwargs)
+            return
+        from keras_gpt.export import export_gpt
+
+        export_gpt(self, filepath, overwrite)
