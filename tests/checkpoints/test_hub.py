@@ -1,0 +1,127 @@
+"""`hf://`: through the hub's own library, its cache and its offline mode, from a hub on this machine."""
+
+import hashlib
+import http.server
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from gpt_cases import make_gpt
+
+from keras_gpt.checkpoints.hub import parse_hub_address
+
+COMMIT = "a" * 40
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("hf://owner/name", ("owner/name", None, None)),
+        ("hf://owner/name@v1.0", ("owner/name", "v1.0", None)),
+        ("hf://owner/name/q4.gguf", ("owner/name", None, "q4.gguf")),
+        ("hf://owner/name@main/sub/q4.gguf", ("owner/name", "main", "sub/q4.gguf")),
+    ],
+)
+def test_an_address_is_taken_apart(source: str, expected: tuple[str, ...]) -> None:
+    """Repository, revision, file."""
+    assert parse_hub_address(source) == expected
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["hf://", "hf://name", "hf:///name", "hf://owner/", "hf://owner/name@", "hf://o/n/../../x"],
+)
+def test_a_wrong_address_is_named(source: str) -> None:
+    """With the form that is right."""
+    with pytest.raises(ValueError, match="Received"):
+        parse_hub_address(source)
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server with the few answers that the hub's library asks for, and one repository."""
+    folder = tmp_path_factory.mktemp("hub") / "model"
+    make_gpt().save_to_huggingface(folder)
+    (folder / "pytorch_model.bin").write_bytes(b"never asked for")
+    files = {file.name: file.read_bytes() for file in folder.iterdir()}
+
+    class Hub(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            path = self.path.split("?")[0]
+            name = path.rsplit("/", 1)[1]
+            if path.startswith("/api/models/owner/name/revision/"):
+                siblings = [{"rfilename": file} for file in files]
+                self._give(json.dumps({"id": "owner/name", "sha": COMMIT, "siblings": siblings}))
+            elif path.startswith("/api/models/owner/name/tree/"):
+                tree = [
+                    {"type": "file", "path": file, "size": len(data), "oid": "0"}
+                    for file, data in files.items()
+                ]
+                self._give(json.dumps(tree))
+            elif path.startswith("/owner/name/resolve/") and name in files:
+                self._give(files[name])
+            else:
+                self.send_response(404)
+                self.send_header("X-Error-Code", "RepoNotFound")
+                self.end_headers()
+
+        do_HEAD = do_GET  # noqa: N815  the base class names it
+
+        def _give(self, body: str | bytes) -> None:
+            data = body.encode() if isinstance(body, str) else body
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(data)))
+            self.send_header("ETag", f'"{hashlib.sha256(data).hexdigest()}"')
+            self.send_header("X-Repo-Commit", COMMIT)
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(data)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Keep quiet."""
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+def _load(source: str, home: Path, **environment: str) -> str:
+    """Load in a process of its own: the hub's library reads its settings when it is imported."""
+    script = (
+        "import sys, keras_gpt\n"
+        "try:\n"
+        "    gpt = keras_gpt.GPT.from_preset(sys.argv[1])\n"
+        "    print('layers', gpt.config.num_layers, 'sum', float(gpt.weights[0].numpy().sum()))\n"
+        "except Exception as error:\n"
+        "    print(type(error).__name__, error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, source],
+        env={**os.environ, "HF_HOME": str(home), **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout
+
+
+def test_a_model_comes_from_the_hub_and_then_from_its_cache(hub: str, tmp_path: Path) -> None:
+    """Online, then offline; torch's file is not fetched where there are safetensors."""
+    online = _load("hf://owner/name", tmp_path, HF_ENDPOINT=hub)
+    assert online.startswith("layers 2")
+    assert not list(tmp_path.rglob("pytorch_model.bin"))
+    assert _load("hf://owner/name", tmp_path, HF_ENDPOINT=hub, HF_HUB_OFFLINE="1") == online
+
+
+def test_what_the_hub_has_not_is_named(hub: str, tmp_path: Path) -> None:
+    """A repository, a file, and no hub at all."""
+    absent = _load("hf://owner/other", tmp_path, HF_ENDPOINT=hub)
+    assert absent.startswith("FileNotFoundError the hub does not give hf://owner/other")
+    offline = _load("hf://owner/name", tmp_path, HF_ENDPOINT=hub, HF_HUB_OFFLINE="1")
+    assert offline.startswith("ConnectionError hf://owner/name is not in the hub's cache")
