@@ -61,6 +61,10 @@ def _pieces(model: Decoder, rows: Any, stop: list[int], as_text: bool) -> Iterat
         return
     special = set(model.tokenizer.special_tokens.values())
     decoder = model.tokenizer.stream_decoder()
+    # What a piece begins with may depend on what it follows (GPT-1's spaces between words).
+    for token in rows[0].prompt:
+        if token not in special:
+            decoder.push(token)
     for tokens in decode(model, rows, stop):
         token = tokens[0]
         piece = "" if token is None or token in special else decoder.push(token)

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-Level = Literal["byte", "character"]
+Level = Literal["byte", "character", "gpt1"]
 
 
 def check_text(text: str, name: str = "text") -> None:
@@ -98,7 +98,7 @@ def checked_level(level: Level) -> Level:
     """Check the level of a tokenizer.
 
     Args:
-        level: "byte" or "character".
+        level: "byte", "character" or "gpt1".
 
     Returns:
         The level.
@@ -106,34 +106,58 @@ def checked_level(level: Level) -> Level:
     Raises:
         ValueError: it is something else.
     """
-    if level not in ("byte", "character"):
-        raise ValueError(f'level must be "byte" or "character". Received: level={level!r}')
+    if level not in ("byte", "character", "gpt1"):
+        raise ValueError(f'level must be "byte", "character" or "gpt1". Received: level={level!r}')
     return level
 
 
-def checked_special_tokens(special_tokens: Iterable[str]) -> list[str]:
+def checked_special_tokens(
+    special_tokens: Iterable[str], name: str = "special_tokens", others: Iterable[str] = ()
+) -> list[str]:
     """Check special tokens.
 
     Args:
         special_tokens: different strings with something in them.
+        name: how to name them in the message.
+        others: tokens that they must differ from.
 
     Returns:
         The special tokens.
 
     Raises:
         TypeError: there is one string instead of several, or something is not a string.
-        ValueError: one is empty, or is there twice.
+        ValueError: one is empty, or is there twice, or is one of the others.
     """
     if isinstance(special_tokens, str):
         raise TypeError(
-            "special_tokens must be several strings, not one. "
-            f"Received: special_tokens={special_tokens!r}"
+            f"{name} must be several strings, not one. Received: {name}={special_tokens!r}"
         )
     special = list(special_tokens)
     for index, token in enumerate(special):
-        check_text(token, f"special_tokens[{index}]")
+        check_text(token, f"{name}[{index}]")
         if not token:
-            raise ValueError("a special token must not be empty. Received: special_tokens=['']")
+            raise ValueError(f"{name} must not be empty strings. Received: {name}={special}")
     if len(set(special)) != len(special):
-        raise ValueError(f"special tokens must differ. Received: special_tokens={special}")
+        raise ValueError(f"{name} must differ. Received: {name}={special}")
+    if both := sorted(set(special) & set(others)):
+        raise ValueError(
+            f"{name} must not be special tokens too. Received: {both} among {name} and special_tokens"
+        )
     return special
+
+
+def check_byte_level_only(level: Level, **options: bool) -> None:
+    """Check that options which only the byte level has are not set for another level.
+
+    Args:
+        level: the tokenizer's level.
+        options: the options by name.
+
+    Raises:
+        ValueError: one is set for another level.
+    """
+    if level != "byte" and any(options.values()):
+        received = ", ".join(f"{name}={value!r}" for name, value in options.items())
+        raise ValueError(
+            f'only level="byte" has {" and ".join(options)}. Received: level={level!r}, {received}'
+        )

@@ -8,6 +8,7 @@ import tensorflow as tf
 from keras_gpt.tokenizers.byte_alphabet import byte_characters
 from keras_gpt.tokenizers.graph_merge import MergeTable, table
 from keras_gpt.tokenizers.graph_split import BREAK_CODE_POINT, class_ranges, word_starts
+from keras_gpt.tokenizers.graph_words import WordTable
 
 if TYPE_CHECKING:
     from keras_gpt.tokenizers.tokenizer import Tokenizer
@@ -24,6 +25,11 @@ class GraphTokenizer(tf.Module):
     Args:
         tokenizer: the tokenizer to rebuild.
 
+    Raises:
+        ValueError: there are no such operations for it: GPT-1's level and NFC need tables of
+            letters that TensorFlow does not have, and added tokens that are not special would
+            have to be searched for in every text.
+
     Example:
         >>> graph = tokenizer.graph()
         >>> graph.tokenize(tf.constant(["Hello world"]))
@@ -32,7 +38,9 @@ class GraphTokenizer(tf.Module):
 
     def __init__(self, tokenizer: "Tokenizer") -> None:
         super().__init__(name="tokenizer")
+        _check_possible(tokenizer)
         self._level = tokenizer.level
+        self._split = tokenizer.split
         self._vocab_size = tokenizer.vocab_size
         special = set(tokenizer.special_tokens.values())
         everything = range(self._vocab_size)
@@ -50,16 +58,19 @@ class GraphTokenizer(tf.Module):
                 )
                 self._character_ids = table(np.array([i for _, i in known], np.int32), "ids")
                 return
-            starts, codes = class_ranges()
+            starts, codes = class_ranges(self._split)
             self._range_starts = table(starts, "range_starts")
             self._range_codes = table(codes, "range_codes")
-            byte_ids = [tokenizer.token_to_id(character) for character in byte_characters()]
+            byte_ids = [_byte_id(tokenizer, character) for character in byte_characters()]
             self._byte_ids = table(np.array(byte_ids, np.int32), "byte_ids")
+            self._lacks_bytes = -1 in byte_ids
             pairs = [
                 [tokenizer.token_to_id(token) for token in (left, right, left + right)]
                 for left, right in tokenizer.merges
             ]
             self._merges = MergeTable(np.array(pairs, np.int64), self._vocab_size)
+            unmerged = _unmerged_tokens(tokenizer) if tokenizer.ignore_merges else {}
+            self._words = WordTable(unmerged) if unmerged else None
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
     def tokenize(self, strings: Any) -> Any:
@@ -87,23 +98,44 @@ class GraphTokenizer(tf.Module):
             points = tf.concat([code_points, breaks], axis=1)
             row = points.value_rowids()
             points = points.flat_values  # (n,) with a break after each row
-            starts = word_starts(points, self._range_starts, self._range_codes)
+            starts = word_starts(points, self._range_starts, self._range_codes, self._split)
 
             sizes = _utf8_sizes(points)
             first_bytes = tf.cumsum(sizes, exclusive=True)
             real = tf.where(starts & (sizes > 0))[:, 0]
-            raw = tf.io.decode_raw(tf.strings.reduce_join(strings), tf.uint8)  # (bytes,)
+            joined = tf.strings.reduce_join(strings)
+            raw = tf.io.decode_raw(joined, tf.uint8)  # (bytes,)
             first = tf.scatter_nd(
                 tf.gather(first_bytes, real)[:, tf.newaxis],
                 tf.ones_like(real, tf.bool),
                 tf.shape(raw),
             )
-            tokens = self._merges.apply(tf.gather(self._byte_ids, tf.cast(raw, tf.int32)), first)
+            tokens = self._merged(tf.gather(self._byte_ids, tf.cast(raw, tf.int32)), first)
+            if self._words is not None:
+                tokens = self._words.apply(tokens, first, joined)
             kept = tf.where(tokens >= 0)[:, 0]
             token_rows = tf.gather(tf.repeat(row, sizes), kept)
             return tf.RaggedTensor.from_value_rowids(
                 tf.gather(tokens, kept), token_rows, rows, validate=False
             )
+
+    def _merged(self, ids: Any, first: Any) -> Any:
+        """Merge bytes into tokens, where a byte without a token (-1) is as if it were not there.
+
+        Args:
+            ids: (bytes,) int32.
+            first: (bytes,) bool, whether the byte is the first of a word.
+
+        Returns:
+            (bytes,) int32: the ids of the tokens, each where its first byte was; -1 elsewhere.
+        """
+        if not self._lacks_bytes:
+            return self._merges.apply(ids, first)
+        there = tf.where(ids >= 0)
+        word = tf.gather_nd(tf.cumsum(tf.cast(first, tf.int32)), there)
+        first = tf.not_equal(word, tf.concat([[0], word[:-1]], axis=0))
+        tokens = self._merges.apply(tf.gather_nd(ids, there), first)
+        return tf.tensor_scatter_nd_update(tf.fill(tf.shape(ids), -1), there, tokens)
 
     @tf.function(autograph=False, reduce_retracing=True)
     def detokenize(self, ids: Any, lengths: Any = None, skip_special: bool = False) -> Any:
@@ -153,6 +185,43 @@ class GraphTokenizer(tf.Module):
         )
         with tf.control_dependencies([check]):
             return tf.gather(self._character_ids, entry)
+
+
+def _check_possible(tokenizer: "Tokenizer") -> None:
+    reasons = {
+        'level="gpt1"': tokenizer.level == "gpt1",
+        "nfc=True": tokenizer.nfc,
+        f"added_tokens={list(tokenizer.added_tokens)}": bool(tokenizer.added_tokens),
+    }
+    if found := [reason for reason, holds in reasons.items() if holds]:
+        raise ValueError(
+            "a tokenizer as TensorFlow operations must be byte-level or character-level, without "
+            "NFC and without added tokens that are not special; encode outside of the graph. "
+            f"Received: a tokenizer with {', '.join(found)}"
+        )
+
+
+def _byte_id(tokenizer: "Tokenizer", character: str) -> int:
+    """Find the id of a byte, or -1."""
+    token_id = tokenizer.token_to_id(character)
+    return -1 if token_id is None or character in tokenizer.special_tokens else token_id
+
+
+def _unmerged_tokens(tokenizer: "Tokenizer") -> dict[bytes, int]:
+    """Find the tokens that the merges do not make of their bytes, and their ids."""
+    from tokenizers import Tokenizer as Library
+    from tokenizers import models
+
+    special = tokenizer.special_tokens.values()
+    ids = [one for one in range(tokenizer.vocab_size) if one not in special]
+    tokens = {tokenizer.id_to_token(one): one for one in ids}
+    merging = Library(models.BPE(vocab=tokens, merges=tokenizer.merges))
+    made = merging.encode_batch_fast(list(tokens))
+    return {
+        tokenizer.token_bytes(one): one
+        for one, encoding in zip(ids, made, strict=True)
+        if encoding.ids != [one]
+    }
 
 
 def _valid(strings: Any) -> Any:

@@ -13,6 +13,8 @@ class StreamDecoder:
 
     Args:
         token_bytes: gives the bytes of one token id, and raises ValueError for an unknown id.
+        trims_end: whether a space that ends the last token is no part of the text. A space is
+            then held back until the next token comes.
 
     Example:
         >>> stream = tokenizer.stream_decoder()
@@ -21,8 +23,10 @@ class StreamDecoder:
         >>> print(stream.finish())
     """
 
-    def __init__(self, token_bytes: Callable[[int], bytes]) -> None:
+    def __init__(self, token_bytes: Callable[[int], bytes], trims_end: bool = False) -> None:
         self._token_bytes = token_bytes
+        self._trims_end = trims_end
+        self._held = ""
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, token_id: int) -> str:
@@ -37,7 +41,11 @@ class StreamDecoder:
         Raises:
             ValueError: the id is not in the vocabulary. The decoder is then as it was.
         """
-        return self._utf8.decode(self._token_bytes(token_id))
+        text = self._utf8.decode(self._token_bytes(token_id))
+        if not self._trims_end:
+            return text
+        text, self._held = self._held + text.removesuffix(" "), " " * text.endswith(" ")
+        return text
 
     def finish(self) -> str:
         """End the stream; the decoder may then be used for another one.
@@ -47,4 +55,5 @@ class StreamDecoder:
         """
         rest = self._utf8.decode(b"", final=True)
         self._utf8.reset()
+        self._held = ""
         return rest

@@ -3,7 +3,6 @@
 import functools
 import hashlib
 import os
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,9 +10,18 @@ from typing import TYPE_CHECKING, Any
 import keras
 
 from keras_gpt.files import whole_file
-from keras_gpt.tokenizers import tokenizer_json, training
-from keras_gpt.tokenizers.checks import Level, check_text, checked_level, checked_special_tokens
-from keras_gpt.tokenizers.engines import ByteLevelEngine, CharacterEngine, Engine
+from keras_gpt.tokenizers import tokenizer_json, training, vocabulary_files
+from keras_gpt.tokenizers.checks import (
+    Level,
+    check_byte_level_only,
+    check_text,
+    checked_level,
+    checked_special_tokens,
+)
+from keras_gpt.tokenizers.engines import UNKNOWN, Engine, bytes_of_tokens, make_engine
+from keras_gpt.tokenizers.found_tokens import with_found_tokens
+from keras_gpt.tokenizers.parts import Parts
+from keras_gpt.tokenizers.splits import Split, checked_split
 from keras_gpt.tokenizers.vocabulary import END_OF_TEXT, Vocabulary
 
 if TYPE_CHECKING:
@@ -24,22 +32,33 @@ FILE_NAME = "tokenizer.json"
 
 @keras.saving.register_keras_serializable("keras_gpt")
 class Tokenizer(Vocabulary):
-    """Byte-level byte-pair encoding as GPT-2 has it, or one id per character.
+    """Byte-level byte-pair encoding, GPT-1's lower-case words, or one id per character.
 
     Byte-level encoding takes any text and gives it back exactly: `decode(encode(x)) == x` for
-    every valid Unicode string. Nothing is normalized and no space is put in front. The same
-    tokenizer exists as TensorFlow graph operations, see `graph`.
+    every valid Unicode string, if the vocabulary has all 256 bytes (those that it lacks are left
+    out, as in the `tokenizers` library) and `nfc` is not set. No space is put in front. The same
+    tokenizer exists as TensorFlow graph operations, see `graph`. GPT-1's level gives clean
+    lower-case text back, with a space between words and punctuation.
 
-    A tokenizer does not change after it is made. Usually it is made by `train`, `from_files`,
-    `from_file` or `load`.
+    `encode` never adds special tokens. A tokenizer does not change after it is made. Usually it
+    is made by `train`, `from_files`, `from_file` or `load`.
 
     Args:
         vocabulary: token -> id; the ids are 0..n-1. Byte-level tokens are written in GPT-2's
-            byte alphabet ("Ġthe"), special tokens as they are.
+            byte alphabet ("Ġthe"), GPT-1's with "</w>" where a word ends, special and added
+            tokens as they are.
         merges: pairs of tokens, first merge first; empty for the character level.
         special_tokens: tokens that only `allow_special=True` finds in text. One that the
-            vocabulary lacks gets the next free id.
-        level: "byte" or "character".
+            vocabulary lacks gets the next free id. None is `<unk>` for GPT-1's level, which must
+            have it, and `<|endoftext|>` for the others.
+        level: "byte", "character", or "gpt1".
+        split: how the byte level cuts text into words: "gpt2", "digits" (as GPT-2, and each digit
+            is a word: SmolLM2), "llama3" or "qwen2".
+        ignore_merges: whether a word that is a token becomes it whatever the merges say
+            (Llama 3); the byte level only.
+        nfc: whether text is normalized to NFC before it is encoded (Qwen 2); the byte level only.
+        added_tokens: tokens that are found in every text but are not special: `decode` with
+            `skip_special` keeps them. One that the vocabulary lacks gets the next free id.
 
     Raises:
         ValueError: the parts do not fit together.
@@ -56,25 +75,27 @@ class Tokenizer(Vocabulary):
         self,
         vocabulary: Mapping[str, int],
         merges: Iterable[tuple[str, str]] = (),
-        special_tokens: Iterable[str] = (END_OF_TEXT,),
+        special_tokens: Iterable[str] | None = None,
         level: Level = "byte",
+        split: Split = "gpt2",
+        *,
+        ignore_merges: bool = False,
+        nfc: bool = False,
+        added_tokens: Iterable[str] = (),
     ) -> None:
         self._level: Level = checked_level(level)
+        self._split: Split = checked_split(split, level)
         self._merges = [(left, right) for left, right in merges]
+        check_byte_level_only(level, ignore_merges=ignore_merges, nfc=nfc)
+        self._ignore_merges, self._nfc = bool(ignore_merges), bool(nfc)
+        if special_tokens is None:
+            special_tokens = (UNKNOWN,) if level == "gpt1" else (END_OF_TEXT,)
         special = checked_special_tokens(special_tokens)
-        ordinary = {token: id_ for token, id_ in vocabulary.items() if token not in special}
-        self._engine: Engine
-        if level == "byte":
-            self._engine = ByteLevelEngine(ordinary, self._merges)
-        elif self._merges:
-            raise ValueError(
-                f"a character tokenizer has no merges. Received: {len(self._merges)} merges"
-            )
-        else:
-            self._engine = CharacterEngine(ordinary)
-        super().__init__(vocabulary, special, self._engine.token_bytes)
-        longest_first = sorted(special, key=len, reverse=True)
-        self._special_pattern = re.compile(f"({'|'.join(map(re.escape, longest_first))})")
+        added = checked_special_tokens(added_tokens, "added_tokens", others=special)
+        super().__init__(vocabulary, special, bytes_of_tokens(level), added, level == "gpt1")
+        engine = make_engine(self._parts())
+        self._without_special = with_found_tokens(engine, self._added)
+        self._with_special = with_found_tokens(engine, self._special | self._added)
 
     # Making, keeping
 
@@ -135,7 +156,11 @@ class Tokenizer(Vocabulary):
             ValueError: there is no text, or `vocab_size` is too small.
         """
         special = checked_special_tokens(special_tokens)
-        if checked_level(level) == "character":
+        if checked_level(level) == "gpt1":
+            raise ValueError(
+                'level must be "byte" or "character" to train a tokenizer. Received: level=\'gpt1\''
+            )
+        if level == "character":
             return cls(training.train_characters(texts), (), special, level)
         return cls(*training.train_byte_level(texts, vocab_size, special), special, level)
 
@@ -144,14 +169,21 @@ class Tokenizer(Vocabulary):
         cls,
         vocab: str | os.PathLike[str],
         merges: str | os.PathLike[str],
-        special_tokens: Iterable[str] = (END_OF_TEXT,),
+        special_tokens: Iterable[str] | None = None,
+        *,
+        level: Level = "byte",
     ) -> "Tokenizer":
-        """Load GPT-2's encoder.json and vocab.bpe, or Hugging Face's vocab.json and merges.txt.
+        """Load a vocabulary file and a merges file.
+
+        They are GPT-2's encoder.json and vocab.bpe, Hugging Face's vocab.json and merges.txt, or,
+        with `level="gpt1"`, GPT-1's encoder_bpe_40000.json and vocab_40000.bpe.
 
         Args:
             vocab: the JSON file of token -> id.
             merges: the text file of merges, one a line.
-            special_tokens: the special tokens; one that `vocab` lacks gets the next free id.
+            special_tokens: the special tokens; one that `vocab` lacks gets the next free id. None
+                is `<unk>` for GPT-1 and `<|endoftext|>` otherwise.
+            level: "byte" or "gpt1".
 
         Returns:
             The tokenizer.
@@ -160,16 +192,27 @@ class Tokenizer(Vocabulary):
             OSError: a file cannot be read.
             ValueError: a file does not hold what it should.
         """
-        vocabulary = tokenizer_json.read_vocabulary(vocab)
-        return cls(vocabulary, tokenizer_json.read_merges(merges), special_tokens)
+        vocabulary = vocabulary_files.read_vocabulary(vocab)
+        return cls(vocabulary, vocabulary_files.read_merges(merges), special_tokens, level)
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> "Tokenizer":
         """Load a tokenizer.json of the `tokenizers` library.
 
+        It must describe one of these:
+
+        - a byte-level BPE whose pre-tokenizer is one of our splits (see `Tokenizer`), with or
+          without an NFC normalizer and `ignore_merges`;
+        - GPT-1's BPE as transformers writes it;
+        - a character tokenizer as `save` writes it.
+
+        Special tokens are kept, and so are added tokens that are not special if they are not
+        normalized. Padding, truncation and post-processors, which put special tokens at the ends
+        of a text, are not taken over: `encode` never adds any. Ids that the vocabulary leaves out
+        get placeholders ("<|unused_7|>"), which `encode` never gives.
+
         Args:
-            path: the file. It must describe a byte-level BPE with GPT-2's pattern, or a character
-                tokenizer as `save` writes it.
+            path: the file.
 
         Returns:
             The tokenizer.
@@ -178,8 +221,8 @@ class Tokenizer(Vocabulary):
             OSError: the file cannot be read.
             ValueError: the file is not such JSON; the message names what is not supported.
         """
-        parts = tokenizer_json.from_tokenizer_json(tokenizer_json.read_text(path), str(path))
-        return cls(*parts)  # type: ignore[arg-type]
+        text = vocabulary_files.read_text(path)
+        return cls(**tokenizer_json.from_tokenizer_json(text, str(path))._asdict())
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> "Tokenizer":
@@ -214,8 +257,18 @@ class Tokenizer(Vocabulary):
 
     def to_json(self) -> str:
         """Give the whole tokenizer as one string, the content of tokenizer.json."""
-        return tokenizer_json.to_tokenizer_json(
-            tokenizer_json.Parts(self._ids, self._merges, list(self._special), self._level)
+        return tokenizer_json.to_tokenizer_json(self._parts())
+
+    def _parts(self) -> Parts:
+        return Parts(
+            vocabulary=self._ids,
+            merges=self._merges,
+            special_tokens=list(self._special),
+            level=self._level,
+            split=self._split,
+            ignore_merges=self._ignore_merges,
+            nfc=self._nfc,
+            added_tokens=list(self._added),
         )
 
     @classmethod
@@ -231,7 +284,7 @@ class Tokenizer(Vocabulary):
         Raises:
             ValueError: the text is not such JSON.
         """
-        return cls(*tokenizer_json.from_tokenizer_json(text))  # type: ignore[arg-type]
+        return cls(**tokenizer_json.from_tokenizer_json(text)._asdict())
 
     def get_config(self) -> dict[str, Any]:
         """Give the whole tokenizer as a Keras config."""
@@ -265,7 +318,7 @@ class Tokenizer(Vocabulary):
             [15496, 995]
         """
         check_text(text)
-        return self._encode_checked([text], allow_special)[0]
+        return self._encoder(allow_special).encode_batch([text])[0]
 
     def encode_batch(self, texts: Iterable[str], allow_special: bool = False) -> list[list[int]]:
         """Turn several texts into token ids, in parallel.
@@ -289,27 +342,30 @@ class Tokenizer(Vocabulary):
         texts = list(texts)
         for index, text in enumerate(texts):
             check_text(text, f"texts[{index}]")
-        return self._encode_checked(texts, allow_special)
+        return self._encoder(allow_special).encode_batch(texts)
 
-    def _encode_checked(self, texts: list[str], allow_special: bool) -> list[list[int]]:
-        if not allow_special or not self._special:
-            return self._engine.encode_batch(texts)
-        # The group makes split() keep the special tokens between the pieces of ordinary text.
-        split = [[piece for piece in self._special_pattern.split(text) if piece] for text in texts]
-        ordinary = [piece for pieces in split for piece in pieces if piece not in self._special]
-        encoded = iter(self._engine.encode_batch(ordinary))
-        rows = []
-        for pieces in split:
-            row: list[int] = []
-            for piece in pieces:
-                row += [self._special[piece]] if piece in self._special else next(encoded)
-            rows.append(row)
-        return rows
+    def _encoder(self, allow_special: bool) -> Engine:
+        return self._with_special if allow_special else self._without_special
 
     @property
     def level(self) -> Level:
-        """The level: "byte" or "character"."""
+        """The level: "byte", "character" or "gpt1"."""
         return self._level
+
+    @property
+    def split(self) -> Split:
+        """How the byte level cuts text into words: "gpt2", "digits", "llama3" or "qwen2"."""
+        return self._split
+
+    @property
+    def ignore_merges(self) -> bool:
+        """Whether a word that is a token becomes it whatever the merges say."""
+        return self._ignore_merges
+
+    @property
+    def nfc(self) -> bool:
+        """Whether text is normalized to NFC before it is encoded."""
+        return self._nfc
 
     @property
     def merges(self) -> list[tuple[str, str]]:
@@ -317,7 +373,12 @@ class Tokenizer(Vocabulary):
         return list(self._merges)
 
     def graph(self) -> "GraphTokenizer":
-        """Give the same tokenizer as TensorFlow graph operations; made once."""
+        """Give the same tokenizer as TensorFlow graph operations; made once.
+
+        Raises:
+            ValueError: there are no such operations for it: GPT-1's level, `nfc`, added tokens
+                that are not special.
+        """
         return self._graph
 
     @functools.cached_property
@@ -343,7 +404,7 @@ class Tokenizer(Vocabulary):
 
     def __repr__(self) -> str:
         return (
-            f"Tokenizer(level={self._level!r}, vocab_size={self.vocab_size}, "
+            f"Tokenizer(level={self._level!r}, split={self._split!r}, vocab_size={self.vocab_size}, "
             f"special_tokens={self._special}, fingerprint={self.fingerprint[:12]!r})"
         )
 

@@ -1,28 +1,26 @@
-"""The files that tokenizers are kept in: tokenizer.json, and vocabulary plus merges."""
+"""tokenizer.json, the file format of the `tokenizers` library."""
 
 import json
-import os
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
 
+from keras_gpt.tokenizers.byte_alphabet import byte_characters
+from keras_gpt.tokenizers.checks import Level
+from keras_gpt.tokenizers.engines import END_OF_WORD, UNKNOWN
+from keras_gpt.tokenizers.parts import Parts
+from keras_gpt.tokenizers.splits import Split, byte_level_json, recognised_split, split_json
+from keras_gpt.tokenizers.vocabulary_files import parse_json
 
-class Parts(NamedTuple):
-    """What a tokenizer consists of."""
-
-    vocabulary: dict[str, int]
-    """Token as written in the file -> id; special tokens are among them."""
-    merges: list[tuple[str, str]]
-    special_tokens: list[str]
-    level: str
-
-
-_BYTE_LEVEL = {
-    "type": "ByteLevel",
-    "add_prefix_space": False,
-    "trim_offsets": True,
-    "use_regex": True,
+# GPT-1's, as transformers writes them.
+_BERT_NORMALIZER = {
+    "type": "BertNormalizer",
+    "clean_text": True,
+    "handle_chinese_chars": True,
+    "strip_accents": None,
+    "lowercase": True,
 }
+_BERT_PRE_TOKENIZER = {"type": "BertPreTokenizer"}
+_WORD_DECODER = {"type": "BPEDecoder", "suffix": END_OF_WORD}
 
 
 def to_tokenizer_json(parts: Parts) -> str:
@@ -34,9 +32,17 @@ def to_tokenizer_json(parts: Parts) -> str:
     Returns:
         JSON text; equal tokenizers give equal text.
     """
-    byte_level = _BYTE_LEVEL if parts.level == "byte" else None
+    normalizer: dict[str, Any] | None = {"type": "NFC"} if parts.nfc else None
+    pre_tokenizer: dict[str, Any] | None = None
+    decoder: dict[str, Any] = {"type": "Fuse"}
+    if parts.level == "byte":
+        pre_tokenizer, decoder = split_json(parts.split), byte_level_json()
+    elif parts.level == "gpt1":
+        normalizer, pre_tokenizer = _BERT_NORMALIZER, _BERT_PRE_TOKENIZER
+        decoder = _WORD_DECODER
     by_id = dict(sorted(parts.vocabulary.items(), key=lambda item: item[1]))
-    special = sorted(parts.special_tokens, key=by_id.__getitem__)
+    literal = sorted([*parts.special_tokens, *parts.added_tokens], key=by_id.__getitem__)
+    special = set(parts.special_tokens)
     return json.dumps(
         {
             "version": "1.0",
@@ -50,23 +56,23 @@ def to_tokenizer_json(parts: Parts) -> str:
                     "lstrip": False,
                     "rstrip": False,
                     "normalized": False,
-                    "special": True,
+                    "special": token in special,
                 }
-                for token in special
+                for token in literal
             ],
-            "normalizer": None,
-            "pre_tokenizer": byte_level,
+            "normalizer": normalizer,
+            "pre_tokenizer": pre_tokenizer,
             "post_processor": None,
-            "decoder": byte_level or {"type": "Fuse"},
+            "decoder": decoder,
             "model": {
                 "type": "BPE",
                 "dropout": None,
-                "unk_token": None,
+                "unk_token": UNKNOWN if parts.level == "gpt1" else None,
                 "continuing_subword_prefix": None,
-                "end_of_word_suffix": None,
+                "end_of_word_suffix": END_OF_WORD if parts.level == "gpt1" else None,
                 "fuse_unk": False,
                 "byte_fallback": False,
-                "ignore_merges": False,
+                "ignore_merges": parts.ignore_merges,
                 "vocab": by_id,
                 "merges": [list(pair) for pair in parts.merges],
             },
@@ -79,7 +85,8 @@ def to_tokenizer_json(parts: Parts) -> str:
 def from_tokenizer_json(text: str, source: str = "the tokenizer's JSON") -> Parts:
     """Read a tokenizer from the `tokenizers` library's JSON format.
 
-    Truncation and padding in the file are settings of whoever wrote it and are not taken over.
+    Truncation, padding and the post-processors that add special tokens are settings of whoever
+    wrote the file and are not taken over.
 
     Args:
         text: the JSON text.
@@ -91,115 +98,81 @@ def from_tokenizer_json(text: str, source: str = "the tokenizer's JSON") -> Part
     Raises:
         ValueError: it is not such JSON, or it asks for something that is not supported.
     """
-    state = _parse_json(text, source)
+    state = parse_json(text, source)
     model = state.get("model")
     if not isinstance(model, dict) or not isinstance(model.get("vocab"), dict):
         raise ValueError(f"{source} must have a model with a vocab, as a tokenizer.json has")
     merges = [_merge_pair(merge, source) for merge in model.get("merges") or []]
-    level = _level(state, merges, source)
-    _check_model(model, source)
+    level, split = _kind(state, merges, source)
+    _check_model(model, level, source)
+    normalized = state.get("normalizer") is not None
     vocabulary = dict(model["vocab"])
-    special = []
-    for added in state.get("added_tokens") or []:
-        content = added.get("content") if isinstance(added, dict) else None
-        if not isinstance(content, str) or not isinstance(added.get("id"), int):
+    special: list[str] = []
+    added: list[str] = []
+    next_id = len(vocabulary)
+    for entry in state.get("added_tokens") or []:
+        token, token_id = _added_token(entry, normalized, source)
+        # The library numbers a token that the model lacks itself, whatever the file says.
+        if (due := vocabulary.setdefault(token, next_id)) != token_id:
             raise ValueError(
-                f"{source}: an added token must have a content and an id. Received: {added!r:.80}"
+                f"{source} gives the added token {token!r} two ids: its place in the file stands "
+                f"for {due}. Received: id {token_id}"
             )
-        odd = [flag for flag in ("single_word", "lstrip", "rstrip") if added.get(flag)]
-        if not added.get("special", False):
-            odd.insert(0, "special=false")
-        if odd:
-            raise ValueError(
-                f"{source}: an added token that is {', '.join(odd)} is not supported; added "
-                f"tokens must be plain special tokens. Received: added token {content!r}"
-            )
-        if vocabulary.setdefault(content, added["id"]) != added["id"]:
-            raise ValueError(
-                f"{source} gives the token {content!r} two ids. "
-                f"Received: {vocabulary[content]} and {added['id']}"
-            )
-        special.append(content)
-    return Parts(vocabulary, merges, special, level)
+        next_id = max(next_id, token_id + 1)
+        (special if entry.get("special", False) else added).append(token)
+    _fill_gaps(vocabulary, source)
+    return Parts(
+        vocabulary,
+        merges,
+        special,
+        level,
+        split,
+        ignore_merges=bool(model.get("ignore_merges")),
+        nfc=level == "byte" and normalized,
+        added_tokens=added,
+    )
 
 
-def read_vocabulary(path: str | os.PathLike[str]) -> dict[str, int]:
-    """Read encoder.json or vocab.json: one JSON object, token -> id.
-
-    Args:
-        path: the file.
-
-    Returns:
-        The vocabulary.
-
-    Raises:
-        ValueError: the file is not such JSON.
-        OSError: it cannot be read.
-    """
-    return _parse_json(read_text(path), str(path))
-
-
-def read_merges(path: str | os.PathLike[str]) -> list[tuple[str, str]]:
-    """Read vocab.bpe or merges.txt: two tokens a line, with or without a `#version` line.
-
-    Args:
-        path: the file.
-
-    Returns:
-        The merges, first merge first.
-
-    Raises:
-        ValueError: a line does not hold two tokens.
-        OSError: the file cannot be read.
-    """
-    # Not splitlines(): a token may hold U+0085, which that takes for the end of a line.
-    lines = read_text(path).replace("\r\n", "\n").split("\n")
-    if lines[0].startswith("#version"):
-        lines[0] = ""
-    merges = []
-    for number, line in enumerate(lines, 1):
-        if not line:
-            continue
-        pair = line.split(" ")
-        if len(pair) != 2 or not all(pair):
-            raise ValueError(
-                f"each line of a merges file must hold two tokens with one space between. "
-                f"Received: line {number} of {path}: {line!r:.80}"
-            )
-        merges.append((pair[0], pair[1]))
-    return merges
-
-
-def read_text(path: str | os.PathLike[str]) -> str:
-    """Read a UTF-8 file.
-
-    Args:
-        path: the file.
-
-    Returns:
-        Its text, with its line ends.
-
-    Raises:
-        ValueError: the file is not UTF-8.
-        OSError: it cannot be read.
-    """
-    try:
-        return Path(path).read_bytes().decode("utf-8")
-    except UnicodeDecodeError as error:
+def _added_token(entry: Any, normalized: bool, source: str) -> tuple[str, int]:
+    """Read an entry of added_tokens, or say what in it is not supported."""
+    content = entry.get("content") if isinstance(entry, dict) else None
+    if not isinstance(content, str) or not isinstance(entry.get("id"), int):
         raise ValueError(
-            f"a tokenizer's file must be UTF-8 text; {error.reason} at byte {error.start}. "
-            f"Received: file={os.fspath(path)!r}"
-        ) from error
+            f"{source}: an added token must have a content and an id. Received: {entry!r:.80}"
+        )
+    odd = [flag for flag in ("single_word", "lstrip", "rstrip") if entry.get(flag)]
+    # The library looks for normalized tokens after the others and in normalized text. Where
+    # nothing is normalized and all are special, that comes to the same.
+    if entry.get("normalized", False) and (normalized or not entry.get("special", False)):
+        odd.append("normalized")
+    if odd:
+        raise ValueError(
+            f"{source}: an added token that is {', '.join(odd)} is not supported. "
+            f"Received: added token {content!r}"
+        )
+    return content, entry["id"]
 
 
-def _parse_json(text: str, source: str) -> dict[str, Any]:
-    try:
-        state = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{source} must be JSON, and it is not: {error}") from error
-    if not isinstance(state, dict):
-        raise ValueError(f"{source} must be a JSON object. Received: {type(state).__name__}")
-    return state
+def _fill_gaps(vocabulary: dict[str, int], source: str) -> None:
+    """Give ids that no token has a placeholder, which no merge makes."""
+    used = {token_id for token_id in vocabulary.values() if isinstance(token_id, int)}
+    size = max(used, default=-1) + 1
+    if size > 2 * len(used):
+        raise ValueError(
+            f"{source} must use most ids from 0 to the highest. "
+            f"Received: {len(used)} tokens with ids up to {size - 1}"
+        )
+    if size == len(used):
+        return
+    for token_id in range(size):
+        if token_id not in used:
+            token = f"<|unused_{token_id}|>"
+            if token in vocabulary:
+                raise ValueError(
+                    f"{source}: no token has the id {token_id}, and its placeholder {token!r} is "
+                    f"a token already. Received: id {vocabulary[token]} for {token!r}"
+                )
+            vocabulary[token] = token_id
 
 
 def _merge_pair(merge: Any, source: str) -> tuple[str, str]:
@@ -210,43 +183,81 @@ def _merge_pair(merge: Any, source: str) -> tuple[str, str]:
     return pair[0], pair[1]
 
 
-def _level(state: dict[str, Any], merges: list[tuple[str, str]], source: str) -> str:
-    """Find out which level the file describes, or say what in it is not supported."""
+def _kind(state: dict[str, Any], merges: list[tuple[str, str]], source: str) -> tuple[Level, Split]:
+    """Find out which level and split the file describes, or say what in it is not supported."""
+    normalizer, pre_tokenizer = state.get("normalizer"), state.get("pre_tokenizer")
+    decoder = state.get("decoder")
 
-    def kind(part: str) -> Any:
-        value = state.get(part)
-        return value.get("type") if isinstance(value, dict) else value
-
-    def refuse(what: str, name: str) -> None:
+    def refuse(what: str, name: str) -> NoReturn:
         raise ValueError(
-            f"{source}: {what} is not supported; only GPT-2's byte-level byte-pair encoding and "
-            f"the character level are. Received: {name}={state.get(name)!r:.200}"
+            f"{source}: {what} is not supported; byte-level byte-pair encoding with the splits "
+            "gpt2, digits, llama3 and qwen2 is, and GPT-1's, and the character level. "
+            f"Received: {name}={state.get(name)!r:.300}"
         )
 
-    if kind("normalizer") is not None:
-        refuse(f"the normalizer {kind('normalizer')}", "normalizer")
-    if kind("post_processor") not in (None, "ByteLevel"):
-        refuse(f"the post-processor {kind('post_processor')}", "post_processor")
-    if kind("pre_tokenizer") is None and kind("decoder") == "Fuse" and not merges:
-        return "character"
-    if kind("pre_tokenizer") != "ByteLevel":
-        refuse(f"the pre-tokenizer {kind('pre_tokenizer')}", "pre_tokenizer")
-    if state["pre_tokenizer"].get("add_prefix_space", True):
-        refuse("a space put before the text (add_prefix_space)", "pre_tokenizer")
-    if not state["pre_tokenizer"].get("use_regex", True):
-        refuse("byte level without GPT-2's pattern (use_regex=false)", "pre_tokenizer")
-    if kind("decoder") != "ByteLevel":
-        refuse(f"the decoder {kind('decoder')}", "decoder")
-    return "byte"
+    for step in _steps(state.get("post_processor"), "processors"):
+        if _type(step) not in (None, "ByteLevel", "TemplateProcessing"):
+            refuse(f"the post-processor {_type(step)}", "post_processor")
+    if _type(normalizer) == "BertNormalizer" and pre_tokenizer == _BERT_PRE_TOKENIZER:
+        # Lower case strips accents unless the file says that it must not.
+        if normalizer not in (_BERT_NORMALIZER, _BERT_NORMALIZER | {"strip_accents": True}):
+            refuse("a BertNormalizer other than GPT-1's", "normalizer")
+        if decoder != _WORD_DECODER:
+            refuse(f"the decoder {_type(decoder)} with GPT-1's pre-tokenizer", "decoder")
+        return "gpt1", "gpt2"
+    if _type(normalizer) not in (None, "NFC"):
+        refuse(f"the normalizer {_type(normalizer)}", "normalizer")
+    if pre_tokenizer is None and _type(decoder) == "Fuse" and not merges and normalizer is None:
+        return "character", "gpt2"
+    split = recognised_split(pre_tokenizer)
+    if split is None:
+        refuse(_what_is_unknown(pre_tokenizer), "pre_tokenizer")
+    if _type(decoder) != "ByteLevel":
+        refuse(f"the decoder {_type(decoder)}", "decoder")
+    return "byte", split
 
 
-def _check_model(model: dict[str, Any], source: str) -> None:
+def _what_is_unknown(pre_tokenizer: Any) -> str:
+    """Name what keeps a pre-tokenizer from being one of ours."""
+    for step in _steps(pre_tokenizer, "pretokenizers"):
+        if _type(step) not in ("ByteLevel", "Digits", "Split"):
+            return f"the pre-tokenizer {_type(step)}"
+        if _type(step) == "ByteLevel" and step.get("add_prefix_space", True):
+            return "a space put before the text (add_prefix_space)"
+    names = [_type(step) for step in _steps(pre_tokenizer, "pretokenizers")]
+    if names == ["ByteLevel"]:
+        return "byte level without a pattern (use_regex=false)"
+    return f"this use of the pre-tokenizers {', '.join(map(str, names))}"
+
+
+def _steps(part: Any, name: str) -> list[Any]:
+    """List the steps of a Sequence, or the one step that a part is."""
+    steps = part.get(name) if _type(part) == "Sequence" else None
+    return list(steps) if isinstance(steps, Sequence) else [part]
+
+
+def _type(part: Any) -> Any:
+    return part.get("type") if isinstance(part, Mapping) else part
+
+
+def _check_model(model: dict[str, Any], level: Level, source: str) -> None:
     kind = model.get("type", "BPE")
     if kind != "BPE":
         raise ValueError(f"{source}: the model must be BPE. Received: model type={kind!r}")
-    for option in ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "ignore_merges"):
-        if model.get(option):
+    expected: dict[str, Any] = {"dropout": None, "continuing_subword_prefix": None}
+    expected["end_of_word_suffix"] = END_OF_WORD if level == "gpt1" else None
+    if level == "gpt1":
+        expected |= {"unk_token": UNKNOWN, "fuse_unk": None, "byte_fallback": None}
+    if level != "byte":
+        expected["ignore_merges"] = None
+    elif model.get("unk_token") and not all(one in model["vocab"] for one in byte_characters()):
+        raise ValueError(
+            f"{source}: an unk_token for bytes that have no token is not supported. "
+            f"Received: unk_token={model['unk_token']!r}"
+        )
+    for option, value in expected.items():
+        if (model.get(option) or None) != value:
             raise ValueError(
-                f"{source}: the model's {option} is not supported. "
-                f"Received: {option}={model[option]!r}"
+                f"{source}: the model's {option} is not supported unless it is {value!r}. "
+                f"Received: {option}={model.get(option)!r}"
             )

@@ -11,9 +11,9 @@ from keras_gpt.tokenizers.checks import check_text
 BLOCK_CHARACTERS = 1 << 16
 LONGEST_PIECE = 1 << 22
 
-# A place where GPT-2's pattern starts a new word whatever comes before or after: blank space or a
-# Chinese comma or stop after a letter or digit. A line end would not do: it may stand inside a run
-# of blank space, which is one word up to its last character.
+# A place where every split, and GPT-1's cleaning, starts a new word whatever comes before or after:
+# blank space or a Chinese comma or stop after a letter or digit. A line end would not do: it may
+# stand inside a run of blank space, which is one word up to its last character.
 _CUT = re.compile(r"(?<=[^\W_])[ \t\r\n，。、]")
 
 

@@ -4,6 +4,9 @@ r"""The class of every Unicode code point in GPT-2's pattern; made by a program.
 
 made it from the behaviour of tokenizers 0.23.3. Each entry is the first code point of a range,
 in hexadecimal, and its class: L for \p{L}, N for \p{N}, S for \s, O for all others.
+
+The library's Digits pre-tokenizer follows a newer version of Unicode than its patterns. It takes
+all N for digits and those of MORE_DIGITS (first-last, in hexadecimal) too.
 """
 
 RANGES = """
@@ -155,3 +158,5 @@ FFCA:L FFD0:O FFD2:L FFD8:O FFDA:L FFDD:O 10000:L 1000C:O 1000D:L 10027:O 10028:
 2B73A:O 2B740:L 2B81E:O 2B820:L 2CEA2:O 2CEB0:L 2EBE1:O 2EBF0:L 2EE5E:O 2F800:L 2FA1E:O
 30000:L 3134B:O 31350:L 323B0:O
 """
+
+MORE_DIGITS = "11DE0-11DE9 16FF4-16FF6"

@@ -16,7 +16,10 @@ class Vocabulary:
     Args:
         vocabulary: token -> id; the ids are 0..n-1.
         special_tokens: the special tokens; one that `vocabulary` lacks gets the next free id.
-        ordinary_bytes: gives the bytes that a token stands for, unless it is a special token.
+        ordinary_bytes: gives the bytes that an ordinary token stands for.
+        added_tokens: further tokens that, like special ones, stand for what they are called; one
+            that `vocabulary` lacks gets the next free id.
+        trims_end: whether a space that ends the last token is no part of the text.
 
     Raises:
         ValueError: the ids are not 0..n-1, or there are none.
@@ -27,6 +30,8 @@ class Vocabulary:
         vocabulary: Mapping[str, int],
         special_tokens: Sequence[str],
         ordinary_bytes: Callable[[str], bytes],
+        added_tokens: Sequence[str] = (),
+        trims_end: bool = False,
     ) -> None:
         ids = dict(vocabulary)
         for token, token_id in ids.items():
@@ -34,7 +39,8 @@ class Vocabulary:
                 raise ValueError(
                     f"the ids of a vocabulary must be integers. Received: {token!r}: {token_id!r}"
                 )
-        for token in special_tokens:
+        literal = {*special_tokens, *added_tokens}
+        for token in (*special_tokens, *added_tokens):
             ids.setdefault(token, len(ids))
         tokens = sorted(ids, key=ids.__getitem__)
         if not tokens:
@@ -48,9 +54,10 @@ class Vocabulary:
         self._tokens = tokens
         self._ids = ids
         self._special = {token: ids[token] for token in sorted(special_tokens, key=ids.__getitem__)}
+        self._added = {token: ids[token] for token in sorted(added_tokens, key=ids.__getitem__)}
+        self._trims_end = trims_end
         self._bytes = [
-            token.encode("utf-8") if token in self._special else ordinary_bytes(token)
-            for token in tokens
+            token.encode("utf-8") if token in literal else ordinary_bytes(token) for token in tokens
         ]
 
     def decode(self, ids: Sequence[int] | np.ndarray, skip_special: bool = False) -> str:
@@ -87,7 +94,8 @@ class Vocabulary:
         if skip_special:
             left_out = set(self._special.values())
             checked = [one for one in checked if one not in left_out]
-        return b"".join([self._bytes[one] for one in checked])
+        joined = b"".join([self._bytes[one] for one in checked])
+        return joined.removesuffix(b" ") if self._trims_end else joined
 
     def decode_batch(
         self, batch: Iterable[Sequence[int] | np.ndarray], skip_special: bool = False
@@ -109,7 +117,7 @@ class Vocabulary:
 
     def stream_decoder(self) -> StreamDecoder:
         """Make a decoder for ids that arrive one at a time; see `StreamDecoder`."""
-        return StreamDecoder(self.token_bytes)
+        return StreamDecoder(self.token_bytes, self._trims_end)
 
     @property
     def vocab_size(self) -> int:
@@ -120,6 +128,11 @@ class Vocabulary:
     def special_tokens(self) -> dict[str, int]:
         """The special tokens and their ids, in the order of ids."""
         return dict(self._special)
+
+    @property
+    def added_tokens(self) -> dict[str, int]:
+        """The added tokens that are not special, and their ids, in the order of ids."""
+        return dict(self._added)
 
     @property
     def end_of_text_id(self) -> int | None:
@@ -135,5 +148,5 @@ class Vocabulary:
         return self._tokens[checked_id(token_id, self.vocab_size)]
 
     def token_bytes(self, token_id: int) -> bytes:
-        """Give the bytes that an id stands for; ValueError for an unknown id."""
+        """Give the bytes that an id stands for inside a text; ValueError for an unknown id."""
         return self._bytes[checked_id(token_id, self.vocab_size)]

@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 from keras_gpt.tokenizers import GraphTokenizer, Tokenizer
+from keras_gpt.tokenizers.splits import Split
 
 PROGRAM = """
 import json, sys
@@ -64,6 +65,17 @@ def test_a_saved_model_needs_none_of_our_code(
     name: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     in_another_process(request.getfixturevalue(name), ["Hello", "", "old  红楼梦 🙂"], tmp_path)
+
+
+@pytest.mark.parametrize("split", ["digits", "llama3", "qwen2"])
+def test_other_splits_are_saved_too(split: Split, small: Tokenizer, tmp_path: Path) -> None:
+    """With a byte that has no token, and with a word that merges do not make."""
+    vocabulary = {small.id_to_token(one): one for one in range(small.vocab_size)}
+    vocabulary["Ġgrasshopper"] = vocabulary.pop("Ą")  # the byte 0x04
+    tokenizer = Tokenizer(vocabulary, small.merges, split=split, ignore_merges=True)
+    several = ["a grasshopper, 12345\r\n\r\n", "", "IT'S ٣٤  红楼梦 🙂"]
+    assert vocabulary["Ġgrasshopper"] in tokenizer.encode(several[0])
+    in_another_process(tokenizer, several, tmp_path)
 
 
 def test_gpt2_saved_is_small(gpt2: Tokenizer, tmp_path: Path) -> None:

@@ -152,6 +152,16 @@ def test_the_parts_must_fit_together() -> None:
         Tokenizer(vocabulary, special_tokens=["<a>", "<a>"])
     with pytest.raises(ValueError, match="must not be empty"):
         Tokenizer(vocabulary, special_tokens=[""])
+    with pytest.raises(ValueError, match="must not be special tokens too"):
+        Tokenizer(vocabulary, special_tokens=["<a>"], added_tokens=["<a>"])
+    with pytest.raises(ValueError, match='split must be one of "gpt2", "digits"'):
+        Tokenizer(vocabulary, split="words")
+    with pytest.raises(ValueError, match='only level="byte" has another split'):
+        Tokenizer({"a": 0}, level="character", split="digits")
+    with pytest.raises(ValueError, match='only level="byte" has ignore_merges and nfc'):
+        Tokenizer({"a": 0}, level="character", ignore_merges=True)
+    with pytest.raises(ValueError, match="to train a tokenizer"):
+        Tokenizer.train_from_texts(["text"], level="gpt1")
 
 
 def test_import_is_light_and_needs_no_tensorflow() -> None:

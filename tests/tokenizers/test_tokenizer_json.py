@@ -108,8 +108,8 @@ def added(**flags: Any) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (change("normalizer", to={"type": "NFC"}), "normalizer NFC is not supported"),
-        (change("post_processor", to={"type": "TemplateProcessing"}), "TemplateProcessing"),
+        (change("normalizer", to={"type": "NFKC"}), "normalizer NFKC is not supported"),
+        (change("post_processor", to={"type": "BertProcessing"}), "BertProcessing"),
         (change("pre_tokenizer", to={"type": "Metaspace"}), "pre-tokenizer Metaspace"),
         (change("pre_tokenizer", to=None), "pre-tokenizer None"),
         (change("pre_tokenizer", "add_prefix_space", to=True), "add_prefix_space"),
@@ -117,11 +117,10 @@ def added(**flags: Any) -> list[dict[str, Any]]:
         (change("decoder", to=None), "decoder None"),
         (change("model", "type", to="WordPiece"), "WordPiece"),
         (change("model", "dropout", to=0.1), "dropout"),
-        (change("model", "ignore_merges", to=True), "ignore_merges"),
         (change("model", "end_of_word_suffix", to="</w>"), "end_of_word_suffix"),
         (change("model", "vocab", to=None), "model with a vocab"),
         (change("model", "merges", to=["abc"]), "two tokens"),
-        (change("added_tokens", to=added(special=False)), "special=false"),
+        (change("added_tokens", to=added(special=False, normalized=True)), "normalized"),
         (change("added_tokens", to=added(lstrip=True)), "lstrip"),
         (change("added_tokens", to=added(id=3)), "two ids"),
         (change("added_tokens", to=added(id=None)), "a content and an id"),

@@ -2,10 +2,12 @@
 
 import itertools
 
+import numpy as np
 import tokenizers
 
-from keras_gpt.tokenizers.make_unicode_classes import library_classes
-from keras_gpt.tokenizers.unicode_classes import RANGES
+from keras_gpt.tokenizers.graph_split import BREAK, class_ranges
+from keras_gpt.tokenizers.make_unicode_classes import library_classes, library_digits
+from keras_gpt.tokenizers.unicode_classes import MORE_DIGITS, RANGES
 
 KNOWN = {"L": "a", "N": "1", "O": "!"}
 
@@ -37,3 +39,26 @@ def test_the_program_makes_the_table() -> None:
     made = list(itertools.islice(library_classes(), 0x3000))
     table = [name for first, end, name in ranges() for _ in range(first, end)]
     assert made == table[:0x3000]
+
+
+def test_the_digits_are_the_librarys() -> None:
+    """Over all of Unicode: the numbers of the table and MORE_DIGITS, which the patterns lack."""
+    expected = {c for first, end, name in ranges() if name == "N" for c in range(first, end)}
+    for entry in MORE_DIGITS.split():
+        first, last = (int(end, 16) for end in entry.split("-"))
+        more = set(range(first, last + 1))
+        assert not more & expected
+        expected |= more
+    assert {c for c, digit in enumerate(library_digits()) if digit} == expected
+
+
+def test_each_digit_is_a_break_between_texts() -> None:
+    """The table for the split "digits" differs from GPT-2's in the digits only."""
+    plain, digits = (
+        np.repeat(codes, np.diff([*starts, 0x110000]))
+        for starts, codes in (class_ranges("gpt2"), class_ranges("digits"))
+    )
+    expected = np.append(False, list(library_digits()))  # the first is no character
+    changed = plain != digits
+    assert (changed == expected).all()
+    assert (digits[changed] == BREAK).all()

@@ -1,0 +1,60 @@
+"""Reading a `.gguf` file of llama.cpp: any of its number formats, turned into plain numbers."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from keras_gpt.checkpoints.checkpoint import Checkpoint, StoredTensor, map_tensors
+from keras_gpt.checkpoints.gguf_families import read_config, tensor_map
+from keras_gpt.checkpoints.gguf_header import TensorPlace, read_header
+from keras_gpt.checkpoints.gguf_tokenizer import read_settings, read_tokenizer
+
+
+def read_gguf(path: str | os.PathLike[str]) -> Checkpoint:
+    """Open a gguf file of the GPT-2 or the Llama architecture.
+
+    Args:
+        path: the file. Quantized tensors are turned into float32 one by one, when they are read.
+
+    Raises:
+        ValueError: it is damaged, or its architecture, a setting or its tokenizer is not supported.
+        OSError: it cannot be read.
+    """
+    file = Path(path)
+    fields, places = read_header(file)
+    config = read_config(fields, places)
+    stored = {
+        name: StoredTensor(place.shape, _reader(file, place))
+        for name, place in places.items()
+        if not _is_unused(file, name, place)
+    }
+    return Checkpoint(
+        source=str(file),
+        model="GPT",
+        config=config.to_dict(),
+        tensors=map_tensors(tensor_map(config), stored, str(file)),
+        tokenizer=read_tokenizer(fields),
+        settings=read_settings(fields, config.vocab_size),
+    )
+
+
+def _reader(file: Path, place: TensorPlace) -> Callable[[], np.ndarray]:
+    def read() -> np.ndarray:
+        import gguf
+
+        raw = np.fromfile(file, "uint8", count=place.size, offset=place.start)
+        rows = raw.reshape(*place.shape[:-1], -1)  # (..., bytes of a row)
+        if place.kind == gguf.GGMLQuantizationType.F32:
+            return rows.view("<f4")
+        if place.kind == gguf.GGMLQuantizationType.F16:
+            return rows.view("<f2")
+        return gguf.dequantize(rows, place.kind)
+
+    return read
+
+
+def _is_unused(file: Path, name: str, place: TensorPlace) -> bool:
+    """Say whether a tensor changes nothing: factors of rotary frequencies that are all 1."""
+    return name == "rope_freqs.weight" and bool(np.all(_reader(file, place)() == 1))
