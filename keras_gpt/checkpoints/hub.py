@@ -6,6 +6,7 @@ from typing import NamedTuple
 SCHEME = "hf://"
 
 _SMALL_FILES = ("*.json", "*.jinja", "merges.txt")
+_PATIENCE = 10.0  # seconds
 _SAFETENSORS, _TORCH = "*.safetensors", "pytorch_model*.bin"
 
 
@@ -62,10 +63,16 @@ def fetch(source: str, with_weights: bool = True) -> Path:
     from huggingface_hub import errors, hf_hub_download, snapshot_download
 
     address = parse_hub_address(source)
+    only_cache = not _is_reachable()
     try:
         if address.file is not None:
             return Path(
-                hf_hub_download(address.repository, address.file, revision=address.revision)
+                hf_hub_download(
+                    address.repository,
+                    address.file,
+                    revision=address.revision,
+                    local_files_only=only_cache,
+                )
             )
 
         def get(*patterns: str) -> Path:
@@ -73,6 +80,7 @@ def fetch(source: str, with_weights: bool = True) -> Path:
                 snapshot_download(
                     address.repository,
                     revision=address.revision,
+                    local_files_only=only_cache,
                     allow_patterns=list(patterns),
                     ignore_patterns=["*/*"],  # exports for other programs lie in folders
                 )
@@ -97,6 +105,20 @@ def fetch(source: str, with_weights: bool = True) -> Path:
         raise ValueError(
             f"source must name a repository. Received: {source!r} ({error})"
         ) from error
+
+
+def _is_reachable() -> bool:
+    """Say whether the hub answers at all; its library tries again for half a minute if it does not."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils import get_session
+
+    try:
+        get_session().head(constants.ENDPOINT, timeout=_PATIENCE)
+    except (
+        Exception
+    ):  # which one depends on the library's version, and the offline mode has its own
+        return False
+    return True
 
 
 def _first_line(error: Exception) -> str:

@@ -2,14 +2,13 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import keras
 import numpy as np
 
-from keras_gpt.checkpoints.checkpoint import Checkpoint, tensor_name
+from keras_gpt.checkpoints.checkpoint import Checkpoint
 from keras_gpt.checkpoints.safetensors_files import open_safetensors, write_safetensors
 from keras_gpt.files import whole_folder
 from keras_gpt.generation_settings import GenerationSettings
@@ -26,7 +25,7 @@ def save_preset(
     folder: str | os.PathLike[str],
     model: str,
     config: dict[str, Any],
-    variables: Sequence[Any],
+    tensors: Mapping[str, np.ndarray],
     tokenizer: "Tokenizer | None",
     settings: GenerationSettings,
     overwrite: bool = False,
@@ -37,7 +36,7 @@ def save_preset(
         folder: where to.
         model: name of the model's class.
         config: what the model is made from, in JSON's types.
-        variables: the model's Keras variables, which keep their dtypes.
+        tensors: our name of each weight -> its value, which keeps its dtype.
         tokenizer: goes along where there is one.
         settings: how the model is meant to be run.
         overwrite: whether a non-empty folder may be replaced.
@@ -55,11 +54,8 @@ def save_preset(
             "generation": settings.to_dict(),
         }
         (scratch / _CONFIG).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        tensors = {
-            tensor_name(variable): np.ascontiguousarray(keras.ops.convert_to_numpy(variable))
-            for variable in variables
-        }
-        write_safetensors(scratch / _WEIGHTS, tensors, format=_FORMAT)
+        contiguous = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
+        write_safetensors(scratch / _WEIGHTS, contiguous, format=_FORMAT)
         if tokenizer is not None:
             tokenizer.save(scratch)
 

@@ -8,12 +8,15 @@ from collections.abc import Iterator
 
 import typer
 
+from keras_gpt.cli.chat import chat
+from keras_gpt.cli.convert import convert
 from keras_gpt.cli.corpus import corpus
 from keras_gpt.cli.demo import demo
 from keras_gpt.cli.evaluate import evaluate
 from keras_gpt.cli.export import export
 from keras_gpt.cli.finetune import finetune
 from keras_gpt.cli.generate import generate
+from keras_gpt.cli.models import models
 from keras_gpt.cli.serve import serve
 from keras_gpt.cli.tokenizer import tokenizer
 from keras_gpt.cli.train import train
@@ -24,7 +27,20 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for verb in (demo, train, finetune, generate, evaluate, export, serve, tokenizer, corpus):
+for verb in (
+    demo,
+    train,
+    finetune,
+    generate,
+    chat,
+    evaluate,
+    convert,
+    models,
+    export,
+    serve,
+    tokenizer,
+    corpus,
+):
     app.command()(verb)
 
 

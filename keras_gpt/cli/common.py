@@ -52,13 +52,23 @@ def load_gpt(source: str) -> Any:
     Raises:
         ValueError: it is a classifier, or has no tokenizer.
     """
+    model = load_gpt_or_ids(source)
+    if model.tokenizer is None:
+        raise ValueError(f"MODEL must have a tokenizer to work on text. Received: {source}")
+    return model
+
+
+def load_gpt_or_ids(source: str) -> Any:
+    """Load a model that generates; it may lack a tokenizer.
+
+    Raises:
+        ValueError: it is a classifier.
+    """
     from keras_gpt import GPT
 
     model = load_model(source)
     if not isinstance(model, GPT):
         raise ValueError(f"MODEL must be a GPT. Received: {source}, a {type(model).__name__}")
-    if model.tokenizer is None:
-        raise ValueError(f"MODEL must have a tokenizer to work on text. Received: {source}")
     return model
 
 

@@ -168,10 +168,25 @@ def test_the_format_s_own_library_reads_the_file(tmp_path: Path, name: str) -> N
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
 def test_transformers_reads_the_file(tmp_path: Path, name: str) -> None:
-    """With `gguf_file=`, and gives the same logits."""
+    """With `gguf_file=`, and gives the same logits.
+
+    Its reader of GPT-2 takes context and inner width for granted, and the vocabulary's size from
+    the tokenizer.
+    """
     transformers = pytest.importorskip("transformers")
     torch = pytest.importorskip("torch")
-    gpt = make_gpt(**CASES[name], num_layers=3)
+    tokenizer = small_tokenizer()
+    gpt = GPT(
+        tokenizer.vocab_size,
+        32,
+        4,
+        128,
+        3,
+        context_length=1024,
+        tokenizer=tokenizer,
+        initializer_range=0.2,
+        **CASES[name],
+    )
     gpt.save_to_gguf(tmp_path / "model.gguf", dtype="f32")
     theirs = transformers.AutoModelForCausalLM.from_pretrained(
         tmp_path, gguf_file="model.gguf", dtype=torch.float32

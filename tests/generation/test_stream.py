@@ -6,6 +6,7 @@ import pytest
 from gpt_cases import CONTEXT, make_gpt, small_tokenizer
 
 from keras_gpt import GPTConfig, generation
+from keras_gpt.generation_settings import GenerationSettings
 from keras_gpt.layers.attention import KeyValues
 
 
@@ -39,6 +40,7 @@ class Reciter:
     """A decoder that says the same ids after any prompt, whatever it reads."""
 
     variables: list = []
+    generation_settings = GenerationSettings()
 
     def __init__(self, ids, tokenizer, prompt_length):
         self.tokenizer = tokenizer

@@ -1,0 +1,93 @@
+"""`keras-gpt chat`: talk to a model on the terminal."""
+
+import json
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from keras_gpt.cli.common import load_gpt, say
+
+if TYPE_CHECKING:
+    from keras_gpt.generation.chat import Chat
+
+_HELP = "/reset forgets what was said, /save FILE keeps it as JSON, /exit ends (or Ctrl-D)"
+
+
+def chat(
+    model: Annotated[str, typer.Option(help="Any MODEL that has a chat template.")],
+    system: Annotated[str | None, typer.Option(help="Says how to answer.")] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(help="The most tokens of an answer; by default 512.")
+    ] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="By default what the model's makers suggest, or 1.")
+    ] = None,
+    top_k: Annotated[int | None, typer.Option(help="Draw from the k most probable tokens.")] = None,
+    top_p: Annotated[
+        float | None, typer.Option(help="Draw from the tokens that make up this probability.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="The same seed gives the same answers.")] = None,
+) -> None:
+    """Talk to a model; it answers as it thinks, and remembers what was said."""
+    from keras_gpt.generation.chat import Chat
+
+    talk = Chat(
+        load_gpt(model),
+        system,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        seed=seed,
+    )
+    at_terminal = sys.stdin.isatty()
+    if at_terminal:
+        say(_HELP)
+    while True:
+        try:
+            line = input("> " if at_terminal else "").strip()
+        except (EOFError, KeyboardInterrupt):
+            typer.echo()
+            return
+        if line == "/exit":
+            return
+        if line.startswith("/"):
+            _command(talk, line)
+        elif line:
+            _turn(talk, line)
+
+
+def _turn(talk: "Chat", line: str) -> None:
+    forgotten = talk.num_forgotten
+    try:
+        pieces = talk.send(line)
+        if talk.num_forgotten > forgotten:
+            say(f"[the {talk.num_forgotten} oldest messages no longer fit the context]")
+        try:
+            for piece in pieces:
+                typer.echo(piece, nl=False)
+        except KeyboardInterrupt:  # stops the answer, not the conversation
+            pieces.close()  # type: ignore[attr-defined]
+        typer.echo("\n")
+    except ValueError as error:
+        say(f"error: {error}")
+
+
+def _command(talk: "Chat", line: str) -> None:
+    name, _, argument = line.partition(" ")
+    if name == "/reset":
+        talk.reset()
+        say("[forgotten]")
+    elif name == "/save" and argument.strip():
+        from keras_gpt.files import whole_file
+
+        try:
+            with whole_file(argument.strip()) as scratch:
+                text = json.dumps(talk.messages, indent=2, ensure_ascii=False)
+                scratch.write_text(text + "\n", encoding="utf-8")
+            say(f"[{len(talk.messages)} messages in {argument.strip()}]")
+        except OSError as error:
+            say(f"error: {error}")
+    else:
+        say(_HELP)

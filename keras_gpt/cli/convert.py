@@ -1,0 +1,48 @@
+"""`keras-gpt convert`: a model from one format to another."""
+
+import enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from keras_gpt.cli.common import load_gpt_or_ids, say
+
+
+class Format(enum.StrEnum):
+    """What to write."""
+
+    HF = "hf"
+    GGUF = "gguf"
+    KERAS_GPT = "keras-gpt"
+    KERAS_HUB = "keras-hub"
+
+
+def convert(
+    model: Annotated[
+        str, typer.Argument(help="Any MODEL: a folder, a .gguf file, hf://owner/name.")
+    ],
+    destination: Annotated[str, typer.Argument(help="The folder, or the .gguf file, to write.")],
+    to: Annotated[Format, typer.Option(help="Format to write.")],
+    dtype: Annotated[
+        str | None,
+        typer.Option(help="gguf only: f32 (exact), f16 (the default) or q8_0, of the matrices."),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace what is there.")] = False,
+) -> None:
+    """Write a model in another library's format: weights, tokenizer and generation settings."""
+    if dtype is not None and to is not Format.GGUF:
+        raise ValueError(f"--dtype belongs to --to gguf. Received: --dtype {dtype} --to {to}")
+    gpt = load_gpt_or_ids(model)
+    if to is Format.GGUF:
+        gpt.save_to_gguf(destination, dtype=dtype or "f16", overwrite=overwrite)
+    else:
+        save = {
+            Format.HF: gpt.save_to_huggingface,
+            Format.KERAS_GPT: gpt.save_to_preset,
+            Format.KERAS_HUB: gpt.save_to_keras_hub,
+        }[to]
+        save(destination, overwrite=overwrite)
+    path = Path(destination)
+    for file in [path] if path.is_file() else sorted(f for f in path.rglob("*") if f.is_file()):
+        say(f"{file.stat().st_size:>14,} bytes  {file}")
