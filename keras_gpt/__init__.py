@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from keras_gpt import data, export, generation, metrics, serving, training
+    from keras_gpt import data, evaluation, export, generation, metrics, serving, training
     from keras_gpt.config import GPTConfig
     from keras_gpt.models.classifier import GPTClassifier
     from keras_gpt.models.gpt import GPT
@@ -21,7 +21,7 @@ _NAMES = {
     "Tokenizer": "keras_gpt.tokenizers.tokenizer",
 }
 # Loaded on first use: a program that only builds a model pays for no server and no data reader.
-_ROOMS = ("data", "export", "generation", "metrics", "serving", "training")
+_ROOMS = ("data", "evaluation", "export", "generation", "metrics", "serving", "training")
 
 __all__ = [
     "GPT",
@@ -29,6 +29,7 @@ __all__ = [
     "GPTConfig",
     "Tokenizer",
     "data",
+    "evaluation",
     "export",
     "generation",
     "metrics",

@@ -318,7 +318,7 @@ def _main(monkeypatch: pytest.MonkeyPatch, *arguments: Any) -> int:
             "error: --tokenizer",
         ),
         (["finetune", "nowhere", "nowhere.tsv", "--output", "{tmp}/c"], "error: "),
-        (["evaluate", "nowhere"], "error: give --text or --pairs"),
+        (["evaluate", "nowhere"], "error: give --text, --task or --pairs"),
     ],
 )
 def test_errors_are_one_line(
