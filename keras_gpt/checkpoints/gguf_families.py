@@ -15,12 +15,12 @@ from keras_gpt.config import GPTConfig
 
 ARCHITECTURES = ("gpt2", "llama")
 
-_COMMON = {
+_COMMON: dict[str, Any] = {
     "norm_placement": "pre",
     "bidirectional_prefix": False,
     "output_activation": None,
 }
-_GPT2 = {
+_GPT2: dict[str, Any] = {
     **_COMMON,
     "normalization": "layer_norm",
     "positions": "learned",
@@ -28,7 +28,7 @@ _GPT2 = {
     "activation": "gelu_tanh",
     "use_bias": True,
 }
-_LLAMA = {
+_LLAMA: dict[str, Any] = {
     **_COMMON,
     "normalization": "rms_norm",
     "positions": "rotary",

@@ -15,7 +15,7 @@ import numpy as np
 _MAGIC = b"GGUF"
 _STRING, _ARRAY = 8, 9
 # The value types of the format by their number; bool is one byte.
-_NUMBERS = {
+_NUMBERS: dict[int, np.dtype[Any]] = {
     0: np.dtype("<u1"),
     1: np.dtype("<i1"),
     2: np.dtype("<u2"),

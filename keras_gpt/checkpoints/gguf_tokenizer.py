@@ -1,7 +1,7 @@
 """The tokenizer and the chat template of a gguf file, both ways."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from keras_gpt.generation_settings import GenerationSettings
 
@@ -154,10 +154,10 @@ def write_tokenizer(
         (settings.bos_token, writer.add_bos_token_id),
         (settings.pad_token, writer.add_pad_token_id),
     ):
-        index = None if token is None else tokenizer.token_to_id(token)
-        if index is not None:
-            add(index)
+        place = None if token is None else tokenizer.token_to_id(token)
+        if place is not None:
+            add(place)
 
 
-def _strings(value: Any) -> bool:
+def _strings(value: Any) -> TypeGuard[list[str]]:
     return isinstance(value, list) and all(isinstance(each, str) for each in value)

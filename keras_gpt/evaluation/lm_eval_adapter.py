@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _USUAL_NEW_TOKENS = 256
 
 
-class KerasGPTLM(LM):  # type: ignore[misc]
+class KerasGPTLM(LM):
     """A GPT for `lm_eval.simple_evaluate(model=KerasGPTLM(gpt), tasks=[...])`.
 
     Args:

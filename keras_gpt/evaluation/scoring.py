@@ -1,5 +1,6 @@
 """log P(continuation | context) for thousands of rows: batched by length, projected where it counts."""
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -119,20 +120,20 @@ def score_requests(
     rows.sort(key=lambda row: -len(row.token_ids))
     for batch, time in _batches(rows, gpt.config.context_length):
         token_ids = np.zeros((max(1, _TOKENS_AT_ONCE // time), time), "int32")
-        for place, row in enumerate(batch):
-            token_ids[place, : len(row.token_ids)] = row.token_ids
-        states = ops.convert_to_numpy(functions.states(ops.convert_to_tensor(token_ids)))
+        for line, row in enumerate(batch):
+            token_ids[line, : len(row.token_ids)] = row.token_ids
+        states = ops.convert_to_numpy(functions.states(time)(ops.convert_to_tensor(token_ids)))
         # The state at position t says what token t + 1 is: a row's last states are those that count.
         wanted = [
-            states[place, len(row.token_ids) - len(row.targets) : len(row.token_ids)]
-            for place, row in enumerate(batch)
+            states[line, len(row.token_ids) - len(row.targets) : len(row.token_ids)]
+            for line, row in enumerate(batch)
         ]
         targets = np.concatenate([row.targets for row in batch])
         logs, greedy = _position_scores(functions, np.concatenate(wanted), targets)
         start = 0
         for row in batch:
             end = start + len(row.targets)
-            scores[row.index] = Score(
+            scores[row.place] = Score(
                 float(logs[start:end].sum(dtype="float64")),
                 bool(greedy[start:end].all()),
                 len(row.targets),
@@ -144,7 +145,7 @@ def score_requests(
 
 
 class _Row(NamedTuple):
-    index: int
+    place: int  # of its request
     token_ids: list[int]  # what the model reads
     targets: list[int]
     num_cut: int
@@ -182,13 +183,15 @@ def _batches(rows: Sequence[_Row], context_length: int) -> Iterator[tuple[list[_
 
 
 class _Functions(NamedTuple):
-    states: Callable[[Any], Any]
+    states: Callable[[int], Callable[[Any], Any]]  # by the length of a batch
     scores: Callable[[Any, Any], Any]
 
 
 def _functions(gpt: "GPT") -> _Functions:
-    def states(token_ids: Any) -> Any:
-        return gpt.hidden_states(token_ids, training=False)
+    @functools.cache
+    def states(time: int) -> Callable[[Any], Any]:
+        # One function a shape: TensorFlow warns of one that is traced for many.
+        return compiled(lambda token_ids: gpt.hidden_states(token_ids, training=False), gpt)
 
     def scores(states: Any, targets: Any) -> tuple[Any, Any]:
         logits = ops.cast(gpt.project(states), "float32")  # (positions, vocab)
@@ -196,7 +199,7 @@ def _functions(gpt: "GPT") -> _Functions:
         logs = picked - ops.logsumexp(logits, axis=1)
         return logs, ops.equal(ops.cast(ops.argmax(logits, axis=1), "int32"), targets)
 
-    return _Functions(compiled(states, gpt), compiled(scores, gpt))
+    return _Functions(states, compiled(scores, gpt))
 
 
 def _position_scores(

@@ -1,0 +1,185 @@
+"""KerasHub's GPT-2 presets: its logits from ours, and ours from its."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from gpt_cases import logits_of, make_gpt, random_ids, small_tokenizer
+
+from keras_gpt import GPT, Tokenizer
+from keras_gpt.generation_settings import GenerationSettings
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # its own
+
+
+@pytest.fixture(scope="module")
+def hub() -> Any:
+    return pytest.importorskip("keras_hub")
+
+
+def _their_logits(backbone: Any, ids: np.ndarray) -> np.ndarray:
+    states = backbone({"token_ids": ids, "padding_mask": np.ones_like(ids)}, training=False)
+    logits = backbone.token_embedding(states, reverse=True)
+    return keras.ops.convert_to_numpy(logits)
+
+
+@pytest.fixture(scope="module")
+def written(hub: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """A preset that KerasHub wrote, with a tokenizer and an inner width of its own."""
+    tokenizer = small_tokenizer()
+    vocabulary = {tokenizer.id_to_token(i): i for i in range(tokenizer.vocab_size)}
+    theirs = hub.models.GPT2Tokenizer(vocabulary, [f"{a} {b}" for a, b in tokenizer.merges])
+    backbone = hub.models.GPT2Backbone(
+        vocabulary_size=tokenizer.vocab_size,
+        num_layers=3,
+        num_heads=4,
+        hidden_dim=32,
+        intermediate_dim=72,
+        max_sequence_length=24,
+    )
+    rng = np.random.default_rng(5)
+    for weight in backbone.weights:
+        if weight.dtype == "float32":
+            weight.assign(rng.normal(size=weight.shape) * 0.2)
+    preprocessor = hub.models.GPT2CausalLMPreprocessor(theirs, sequence_length=24)
+    folder = tmp_path_factory.mktemp("hub") / "preset"
+    hub.models.GPT2CausalLM(backbone, preprocessor=preprocessor).save_to_preset(str(folder))
+    return folder, backbone
+
+
+def test_its_preset_gives_its_logits(written: tuple[Path, Any]) -> None:
+    """And has its tokenizer."""
+    folder, backbone = written
+    gpt = GPT.from_preset(folder)
+    ids = random_ids(2, 12, high=200)
+    assert np.abs(logits_of(gpt, ids) - _their_logits(backbone, ids)).max() < 2e-4
+    assert gpt.tokenizer == small_tokenizer()
+
+
+def test_our_preset_gives_our_logits_there(hub: Any, tmp_path: Path) -> None:
+    """As a causal model and as a backbone, with our vocabulary and merges; and back, bit for bit."""
+    tokenizer = small_tokenizer()
+    gpt = GPT(
+        tokenizer.vocab_size,
+        32,
+        4,
+        72,
+        3,
+        context_length=24,
+        tokenizer=tokenizer,
+        initializer_range=0.2,
+    )
+    gpt.save_to_keras_hub(tmp_path / "hub")
+    ids = random_ids(2, 12, high=200)
+    model = hub.models.GPT2CausalLM.from_preset(str(tmp_path / "hub"))
+    assert np.abs(logits_of(gpt, ids) - _their_logits(model.backbone, ids)).max() < 2e-4
+    theirs = model.preprocessor.tokenizer
+    assert list(theirs.get_vocabulary()) == [
+        tokenizer.id_to_token(i) for i in range(len(theirs.vocabulary))
+    ]
+    assert theirs.tokenize(["the cat"])[0].numpy().tolist() == tokenizer.encode("the cat")
+    backbone = hub.models.GPT2Backbone.from_preset(str(tmp_path / "hub"))
+    assert np.abs(logits_of(gpt, ids) - _their_logits(backbone, ids)).max() < 2e-4
+    same = GPT.from_preset(tmp_path / "hub")
+    assert same.tokenizer == tokenizer
+    for a, b in zip(gpt.weights, same.weights, strict=True):
+        np.testing.assert_array_equal(
+            keras.ops.convert_to_numpy(a), keras.ops.convert_to_numpy(b), err_msg=a.path
+        )
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"tie_embeddings": False}, "tie_embeddings"),
+        ({"norm_placement": "post"}, "norm_placement"),
+        ({"positions": "rotary"}, "positions"),
+        ({"activation": "relu"}, "activation"),
+        ({"attention_windows": (None, 4)}, "attention_windows"),
+        ({"norm_epsilon": 1e-6}, "norm_epsilon"),
+        ({"attention_dropout": 0.1}, "attention_dropout"),
+    ],
+)
+def test_what_it_has_not_is_refused_by_name(
+    tmp_path: Path, fields: dict[str, Any], named: str
+) -> None:
+    """And nothing is written."""
+    with pytest.raises(ValueError, match=named):
+        make_gpt(**fields).save_to_keras_hub(tmp_path / "hub")
+    assert not list(tmp_path.iterdir())
+
+
+def test_texts_that_it_cannot_handle_are_refused(tmp_path: Path) -> None:
+    """A character tokenizer, and another end of a text."""
+    gpt = make_gpt()
+    gpt.tokenizer = Tokenizer.train_from_texts(["abc"], level="character")
+    with pytest.raises(ValueError, match="level='character'"):
+        gpt.save_to_keras_hub(tmp_path / "hub")
+    gpt.tokenizer = small_tokenizer()
+    gpt.generation_settings = GenerationSettings(stop_token_ids=(1,))
+    with pytest.raises(ValueError, match="stop_token_ids"):
+        gpt.save_to_keras_hub(tmp_path / "hub")
+    assert not list(tmp_path.iterdir())
+
+
+def _edit(folder: Path, **changes: Any) -> None:
+    file = folder / "config.json"
+    content = json.loads(file.read_text())
+    content["config"].update(changes)
+    file.write_text(json.dumps(content))
+
+
+def _class(folder: Path) -> None:
+    file = folder / "config.json"
+    file.write_text(file.read_text().replace("GPT2Backbone", "LlamaBackbone"))
+
+
+def _cut(file: Path) -> None:
+    data = file.read_bytes()
+    file.write_bytes(data[: len(data) // 2])
+
+
+BROKEN: dict[str, tuple[Callable[[Path], Any], type[Exception], str]] = {
+    "another model": (_class, ValueError, "class_name='LlamaBackbone'"),
+    "weights cut short": (lambda f: _cut(f / "model.weights.h5"), ValueError, "damaged or cut"),
+    "no weights": (lambda f: (f / "model.weights.h5").unlink(), FileNotFoundError, "weights.h5"),
+    "another width": (lambda f: _edit(f, intermediate_dim=73), ValueError, "of another shape"),
+    "more layers": (lambda f: _edit(f, num_layers=4), ValueError, "transformer_decoder_3"),
+    "no width": (lambda f: _edit(f, hidden_dim=None), ValueError, "hidden_dim"),
+    "no merges": (
+        lambda f: (f / "assets" / "tokenizer" / "merges.txt").unlink(),
+        FileNotFoundError,
+        "merges.txt",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_preset_is_refused(written: tuple[Path, Any], tmp_path: Path, name: str) -> None:
+    """With the reason."""
+    damage, error, message = BROKEN[name]
+    folder = tmp_path / "preset"
+    shutil.copytree(written[0], folder)
+    damage(folder)
+    with pytest.raises(error, match=message):
+        GPT.from_preset(folder)
+
+
+def test_kaggle_s_own_error_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The name, and what may be wrong."""
+    kagglehub = pytest.importorskip("kagglehub")
+    asked = []
+
+    def refuse(handle: str) -> str:
+        asked.append(handle)
+        raise RuntimeError("no such thing")
+
+    monkeypatch.setattr(kagglehub, "model_download", refuse)
+    with pytest.raises(ConnectionError, match=r"kaggle://keras/gpt2.*no such thing"):
+        GPT.from_preset("kaggle://keras/gpt2/keras/gpt2_base_en")
+    assert asked == ["keras/gpt2/keras/gpt2_base_en"]
