@@ -116,11 +116,12 @@ def _lm_eval(gpt: Any, task: str, limit: int | None) -> dict[str, Any]:
 
     adapter = KerasGPTLM(gpt)
     import lm_eval
+    from lm_eval.tasks import TaskManager
     from lm_eval.utils import make_table
 
     # A path is a task of the user's own: its folder is added to those that are known.
     folder = Path(task).parent if task.endswith(".yaml") else None
-    manager = lm_eval.tasks.TaskManager(include_path=None if folder is None else str(folder))
+    manager = TaskManager(include_path=None if folder is None else str(folder))
     result = lm_eval.simple_evaluate(
         model=adapter,
         tasks=[task if folder is None else Path(task).stem],

@@ -4,13 +4,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from keras_gpt.evaluation.lm_eval_adapter import KerasGPTLM
-    from keras_gpt.evaluation.perplexity import perplexity
     from keras_gpt.evaluation.run import evaluate
+    from keras_gpt.evaluation.sliding_window import perplexity
 
 __all__ = ["KerasGPTLM", "evaluate", "perplexity"]
 
 # Found on first use: lm-eval is an extra.
-_HOMES = {"KerasGPTLM": "lm_eval_adapter", "evaluate": "run", "perplexity": "perplexity"}
+_HOMES = {"KerasGPTLM": "lm_eval_adapter", "evaluate": "run", "perplexity": "sliding_window"}
 
 
 def __getattr__(name: str) -> Any:

@@ -2,8 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
-from keras_gpt.evaluation.perplexity import windows
 from keras_gpt.evaluation.scoring import encode_pair, score_requests
+from keras_gpt.evaluation.sliding_window import windows
 
 try:
     from lm_eval.api.model import LM

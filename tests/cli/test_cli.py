@@ -18,7 +18,7 @@ from keras_gpt.cli import app, main
 from keras_gpt.data import TokenCorpus
 
 VERBS = ["demo", "train", "finetune", "generate", "evaluate", "export", "serve", "tokenizer"]
-VERBS += ["corpus"]
+VERBS += ["corpus", "chat", "models", "convert"]
 TINY = ["--embedding-dim", "16", "--num-heads", "2", "--num-layers", "1", "--context-length", "16"]
 TRAIN = [*TINY, "--steps", "6", "--batch-size", "4", "--evaluate-every", "4"]
 
@@ -212,7 +212,7 @@ def test_a_keras_file_is_a_model_too(model: Path, tmp_path: Path) -> None:
 
 
 def test_evaluate_gives_perplexity(model: Path, text: Path) -> None:
-    """The numbers of `corpus_loss`, and bits per byte from them."""
+    """And bits per byte from the same loss."""
     output = _run("evaluate", model, "--text", text / "b.txt")
     values = dict(line.rsplit(None, 1) for line in output.splitlines() if "nats" not in line)
     tokens = int(values["tokens"].replace(",", ""))
@@ -221,7 +221,7 @@ def test_evaluate_gives_perplexity(model: Path, text: Path) -> None:
     num_bytes = len((text / "b.txt").read_bytes())
     expected = loss * tokens / 0.693147 / num_bytes
     assert float(values["bits per byte"]) == pytest.approx(expected, rel=0.01)
-    with pytest.raises(ValueError, match="--text or --pairs"):
+    with pytest.raises(ValueError, match="--text, --task or --pairs"):
         _run("evaluate", model)
 
 
