@@ -1,185 +1,191 @@
-"""OpenAI's original GPT-1 release: all weights in one row of numbers, cut into ten files."""
+"""OpenAI's original GPT-1 release: `params_0.npy` to `params_9.npy`, their shapes, and the tokenizer."""
 
-import json
+import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+import os
+import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from keras_gpt.checkpoints.checkpoint import (
-    Checkpoint,
-    Part,
-    StoredTensor,
-    TensorMap,
-    map_tensors,
-)
-from keras_gpt.checkpoints.openai_gpt2 import block_tensors, require_file
+from keras_gpt.checkpoints.checkpoint import Checkpoint, Layout, Part, StoredTensor, map_tensors
+from keras_gpt.checkpoints.huggingface_reader import read_json_value
 from keras_gpt.config import GPTConfig
 
-_FILES = 10
+# The release's model has heads of this width; the files do not say it.
 _HEAD_DIM = 64
-_TENSORS_OF_A_BLOCK = 12
+_SHAPES, _ENCODER, _MERGES = "params_shapes.json", "encoder_bpe_40000.json", "vocab_40000.bpe"
+# The matrices were one-wide convolutions.
+_CONVOLUTION = Layout(lambda tensor: tensor[0], lambda tensor: tensor[None])
+_PER_LAYER = 12
 
 
-def read_openai_gpt1(folder: Path, with_weights: bool = True) -> Checkpoint:
-    """Open a folder of OpenAI's GPT-1 release.
+def read_openai_gpt1(folder: str | os.PathLike[str]) -> Checkpoint:
+    """Open the folder `model` of OpenAI's finetune-transformer-lm.
 
-    The release does not say how many attention heads there are. They are 64 wide, as in the model
-    that was published (12 heads, 768 wide), so that width / 64 is their number.
+    The parameters are one long row of float32, cut into files at no particular place; the shapes
+    say how to take it apart: positions, tokens, and twelve tensors a layer.
 
     Args:
-        folder: holds `params_shapes.json`, `params_0.npy` to `params_9.npy`,
-            `encoder_bpe_40000.json` and `vocab_40000.bpe`.
-        with_weights: whether the weights are wanted; without them their files are not looked at.
+        folder: holds `params_shapes.json`, `params_*.npy`, `encoder_bpe_40000.json` and
+            `vocab_40000.bpe`.
 
     Raises:
         FileNotFoundError: a file is missing.
-        ValueError: a file is damaged, or the files do not fit together.
+        ValueError: a file is damaged, or the numbers are not as many as the shapes say.
 
-    Example:
-        >>> read_openai_gpt1(Path("finetune-transformer-lm/model")).config["num_layers"]
-        12
-
-    Source: the code that was released with "Improving Language Understanding by Generative
-    Pre-Training" (2018), which says in what order the tensors lie.
+    Source: Radford et al. 2018, "Improving Language Understanding by Generative Pre-Training".
     """
-    from keras_gpt.tokenizers import Tokenizer
-
-    file = folder / "params_shapes.json"
-    shapes = _read_shapes(file)
-    config = _config(shapes, file)
-    mapping = _tensor_map(config)
-    names = [part.name for parts in mapping.values() for part in parts]
-    expected = [part.shape for parts in mapping.values() for part in parts]
-    for name, shape, wanted in zip(names, shapes, expected, strict=True):
-        if shape != wanted:
-            raise ValueError(
-                f"{file} must list the shapes of a GPT-1 that is {config.embedding_dim} wide. "
-                f"Received: {list(shape)} where {list(wanted)} of {name} is due"
-            )
-    vocabulary, merges = folder / "encoder_bpe_40000.json", folder / "vocab_40000.bpe"
-    for each in (vocabulary, merges):
-        require_file(each)
-    tensors: Mapping[str, StoredTensor] = {}
-    if with_weights:
-        pieces = _open_pieces(folder)
-        stored = _cut(pieces, dict(zip(names, shapes, strict=True)), folder)
-        tensors = map_tensors(mapping, stored, str(folder))
+    path = Path(folder)
+    shapes = _read_shapes(path / _SHAPES)
+    config = _config(shapes, path)
+    tensors = _tensors(config)
+    parts = [part for parts in tensors.values() for part in parts]
+    places = _places(shapes)
+    pieces = _open(path, places[-1][1])
+    stored = {
+        part.name: StoredTensor(shape, _reader(pieces, start, end, shape))
+        for part, shape, (start, end) in zip(parts, shapes, places, strict=True)
+    }
     return Checkpoint(
-        source=str(folder),
+        source=str(path),
         model="GPT",
         config=config.to_dict(),
-        tensors=tensors,
-        tokenizer=Tokenizer.from_files(vocabulary, merges, level="gpt1"),
+        tensors=map_tensors(tensors, stored, str(path)),
+        tokenizer=_tokenizer(path),
     )
 
 
 def _read_shapes(file: Path) -> list[tuple[int, ...]]:
-    require_file(file)
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file} is not valid JSON ({error})") from error
-
-    def is_shape(shape: object) -> bool:
-        return isinstance(shape, list) and all(type(size) is int and size > 0 for size in shape)
-
-    if not isinstance(content, list) or not all(is_shape(shape) for shape in content):
+    shapes = read_json_value(file)
+    good = isinstance(shapes, list) and all(
+        isinstance(shape, list) and shape and all(isinstance(n, int) and n > 0 for n in shape)
+        for shape in shapes
+    )
+    if not good or len(shapes) < 2 + _PER_LAYER or (len(shapes) - 2) % _PER_LAYER:
         raise ValueError(
-            f"{file} must be a list of shapes, each a list of positive integers. Received: "
-            f"{str(content)[:80]}"
+            f"{file} must list the shapes of two embeddings and of {_PER_LAYER} tensors a layer. "
+            f"Received: {len(shapes) if isinstance(shapes, list) else type(shapes).__name__}"
         )
-    return [tuple(shape) for shape in content]
+    return [tuple(shape) for shape in shapes]
 
 
-def _config(shapes: Sequence[tuple[int, ...]], file: Path) -> GPTConfig:
-    layers, rest = divmod(len(shapes) - 2, _TENSORS_OF_A_BLOCK)
-    if layers < 1 or rest or any(len(shape) != 2 for shape in shapes[:2]):
+def _config(shapes: list[tuple[int, ...]], folder: Path) -> GPTConfig:
+    positions, tokens, inner = shapes[0], shapes[1], shapes[8]
+    if len(positions) != 2 or len(tokens) != 2 or positions[1] % _HEAD_DIM:
         raise ValueError(
-            f"{file} must list the position embedding, the token embedding and "
-            f"{_TENSORS_OF_A_BLOCK} tensors a layer. Received: {len(shapes)} shapes, first "
-            f"{[list(shape) for shape in shapes[:2]]}"
+            f"{folder / _SHAPES} must begin with the embeddings of positions and tokens, of a width "
+            f"that is a multiple of {_HEAD_DIM}, the release's width of a head. Received: "
+            f"{positions} and {tokens}"
         )
-    (context, width), (vocab_size, _) = shapes[:2]
-    if width % _HEAD_DIM:
-        raise ValueError(
-            f"{file}: the heads of GPT-1 are {_HEAD_DIM} wide, so the embeddings' width must be "
-            f"divisible by {_HEAD_DIM}. Received: a width of {width}"
-        )
-    return GPTConfig.preset(
-        "gpt1",
-        vocab_size=vocab_size,
-        context_length=context,
-        embedding_dim=width,
-        num_heads=width // _HEAD_DIM,
-        feed_forward_dim=4 * width,
-        num_layers=layers,
+    return GPTConfig(
+        vocab_size=tokens[0],
+        embedding_dim=positions[1],
+        num_heads=positions[1] // _HEAD_DIM,
+        feed_forward_dim=inner[-1],
+        num_layers=(len(shapes) - 2) // _PER_LAYER,
+        context_length=positions[0],
+        norm_placement="post",
+        embedding_dropout=0.1,
+        attention_dropout=0.1,
+        residual_dropout=0.1,
     )
 
 
-def _tensor_map(config: GPTConfig) -> TensorMap:
-    """List the tensors in the order of the release."""
-    dim = config.embedding_dim
-    mapping = {
-        "position_embedding/table": (Part("positions", (config.context_length, dim), dim),),
-        "token_embedding/embeddings": (Part("tokens", (config.vocab_size, dim), dim),),
+def _places(shapes: list[tuple[int, ...]]) -> list[tuple[int, int]]:
+    ends = list(itertools.accumulate(math.prod(shape) for shape in shapes))
+    return list(zip([0, *ends[:-1]], ends, strict=True))
+
+
+def _open(folder: Path, total: int) -> list[np.ndarray]:
+    """Map the files into memory, in the order of their numbers."""
+    found = {
+        int(match[1]): file
+        for file in folder.glob("params_*.npy")
+        if (match := re.fullmatch(r"params_(\d+)\.npy", file.name))
     }
-    for layer in range(config.num_layers):
-        mapping |= block_tensors(config, layer)
-    return mapping
-
-
-def _open_pieces(folder: Path) -> list[np.ndarray]:
-    files = [folder / f"params_{number}.npy" for number in range(_FILES)]
-    for file in files:
-        require_file(file)
+    missing = sorted(set(range(max(found, default=0) + 1)) - set(found))
+    if missing:
+        raise FileNotFoundError(
+            f"the folder must hold params_0.npy and those that follow. Received: no "
+            f"params_{missing[0]}.npy in {folder}"
+        )
     pieces = []
-    for file in files:
+    for number in sorted(found):
         try:
-            # Unlike np.load, this never takes the file for a pickle or an archive.
-            piece = np.lib.format.open_memmap(file, mode="r")
-        except ValueError as error:
+            piece = np.load(found[number], mmap_mode="r", allow_pickle=False)
+        except (ValueError, EOFError, OSError) as error:
             raise ValueError(
-                f"{file} is damaged or cut short ({error}); download it again. Received: a file "
-                f"of {file.stat().st_size} bytes"
+                f"{found[number]} is damaged or cut short ({error}); download it again"
             ) from error
         if piece.ndim != 1 or piece.dtype != np.float32:
             raise ValueError(
-                f"{file} must hold one row of float32 numbers. Received: {piece.dtype} of shape "
-                f"{piece.shape}"
+                f"{found[number]} must be one row of float32. Received: shape {piece.shape}, dtype "
+                f"{piece.dtype}"
             )
         pieces.append(piece)
+    size = sum(len(piece) for piece in pieces)
+    if size != total:
+        raise ValueError(
+            f"the params_*.npy of {folder} must hold the {total} numbers that {_SHAPES} describes: "
+            f"is one missing? Received: {size} in {len(pieces)} files"
+        )
     return pieces
 
 
-def _cut(
-    pieces: Sequence[np.ndarray], shapes: Mapping[str, tuple[int, ...]], folder: Path
-) -> dict[str, StoredTensor]:
-    """Say where in the row of numbers each tensor lies."""
-    found, wanted = sum(len(piece) for piece in pieces), sum(map(math.prod, shapes.values()))
-    if found != wanted:
-        raise ValueError(
-            f"{folder}: params_0.npy to params_{_FILES - 1}.npy must hold the {wanted} numbers that "
-            f"params_shapes.json lists. Received: {found} numbers"
-        )
-    tensors, start = {}, 0
-    for name, shape in shapes.items():
-        tensors[name] = StoredTensor(shape, _reader(pieces, start, shape))
-        start += math.prod(shape)
-    return tensors
-
-
 def _reader(
-    pieces: Sequence[np.ndarray], start: int, shape: tuple[int, ...]
+    pieces: list[np.ndarray], start: int, end: int, shape: tuple[int, ...]
 ) -> Callable[[], np.ndarray]:
     def read() -> np.ndarray:
-        parts, first, stop = [], 0, start + math.prod(shape)
+        found, first = [], 0
         for piece in pieces:
-            part = piece[max(start - first, 0) : max(stop - first, 0)]
-            if len(part):
-                parts.append(part)
+            found.append(piece[max(0, start - first) : max(0, end - first)])
             first += len(piece)
-        return np.concatenate(parts).reshape(shape)
+        return np.concatenate(found).reshape(shape)
 
     return read
+
+
+def _tensors(config: GPTConfig) -> dict[str, tuple[Part, ...]]:
+    """List the tensors in the order in which the release keeps them."""
+    dim, inner = config.embedding_dim, config.feed_forward_dim
+    mapping: dict[str, tuple[Part, ...]] = {
+        "position_embedding/table": (Part("positions", (config.context_length, dim), dim),),
+        "token_embedding/embeddings": (Part("tokens", (config.vocab_size, dim), dim),),
+    }
+
+    def vector(name: str, width: int) -> None:
+        mapping[name] = (Part(name, (width,), width),)
+
+    def dense(name: str, rows: int, columns: int) -> None:
+        kernel = f"{name}/kernel"
+        mapping[kernel] = (Part(kernel, (1, rows, columns), columns, _CONVOLUTION),)
+        vector(f"{name}/bias", columns)
+
+    def norm(name: str) -> None:
+        vector(f"{name}/gamma", dim)
+        vector(f"{name}/beta", dim)
+
+    for layer in range(config.num_layers):
+        block = f"block_{layer}"
+        dense(f"{block}/attention/qkv", dim, 3 * dim)
+        dense(f"{block}/attention/projection", dim, dim)
+        norm(f"{block}/attention_norm")
+        dense(f"{block}/feed_forward/up", dim, inner)
+        dense(f"{block}/feed_forward/down", inner, dim)
+        norm(f"{block}/feed_forward_norm")
+    return mapping
+
+
+def _tokenizer(folder: Path) -> Any:
+    from keras_gpt.tokenizers import Tokenizer
+
+    for name in (_ENCODER, _MERGES):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(
+                f"the release's tokenizer needs {_ENCODER} and {_MERGES}. Received: no "
+                f"{folder / name}"
+            )
+    return Tokenizer.from_files(folder / _ENCODER, folder / _MERGES, level="gpt1")

@@ -1,208 +1,141 @@
-"""OpenAI's original GPT-2 release: a TensorFlow checkpoint with `hparams.json` beside it."""
+"""OpenAI's original GPT-2 release: a TensorFlow checkpoint, `hparams.json`, `encoder.json`, `vocab.bpe`."""
 
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from keras_gpt.checkpoints.checkpoint import (
-    SAME,
-    Checkpoint,
-    Layout,
-    Part,
-    StoredTensor,
-    TensorMap,
-    map_tensors,
-)
+from keras_gpt.checkpoints.checkpoint import Checkpoint, Layout, Part, StoredTensor, map_tensors
 from keras_gpt.checkpoints.huggingface_reader import read_json
 from keras_gpt.config import GPTConfig
 
-# Their dense layers are convolutions of width 1, whose matrices have one more axis.
+# The matrices were one-wide convolutions.
 _CONVOLUTION = Layout(lambda tensor: tensor[0], lambda tensor: tensor[None])
-_NAMED = re.compile(r'^\s*model_checkpoint_path\s*:\s*"([^"]*)"', re.MULTILINE)
-_SHARD = re.compile(r"-(\d{5})-of-(\d{5})$")
 
 
-def read_openai_gpt2(folder: Path, with_weights: bool = True) -> Checkpoint:
-    """Open a folder of OpenAI's GPT-2 release, or one that was fine-tuned with its code.
+def read_openai_gpt2(folder: str | os.PathLike[str]) -> Checkpoint:
+    """Open a folder of OpenAI's GPT-2 release, such as 124M.
 
-    Every tensor's checksum is compared here, so that damage is found before a weight is used.
+    TensorFlow's checksums of all tensors are compared here, so a checkpoint that is damaged or
+    cut short is refused before any weight is used.
 
     Args:
-        folder: holds `hparams.json`, `encoder.json`, `vocab.bpe` and a TensorFlow checkpoint:
-            `model.ckpt.index` and `model.ckpt.data-00000-of-00001`, or what `checkpoint` names.
-        with_weights: whether the weights are wanted; without them their files are not looked at.
+        folder: holds `hparams.json`, one checkpoint (`model.ckpt.*`), and the tokenizer's
+            `encoder.json` and `vocab.bpe`.
 
     Raises:
         FileNotFoundError: a file is missing.
-        ValueError: a file is damaged, or the files do not fit together.
+        ValueError: a file is damaged, or the tensors are not those that `hparams.json` describes.
 
-    Example:
-        >>> read_openai_gpt2(Path("models/124M")).config["num_layers"]
-        12
-
-    Source: the code that was released with "Language Models are Unsupervised Multitask Learners"
-    (2019), which names the variables and lists the hyperparameters.
+    Source: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners".
     """
-    from keras_gpt.tokenizers import Tokenizer
-
-    config = _config(read_json(folder / "hparams.json"), folder / "hparams.json")
-    vocabulary, merges = folder / "encoder.json", folder / "vocab.bpe"
-    for file in (vocabulary, merges):
-        require_file(file)
-    tensors: Mapping[str, StoredTensor] = {}
-    if with_weights:
-        reader = _open(_prefix(folder))
-        stored = {
-            name: StoredTensor(tuple(shape), lambda name=name: reader.get_tensor(name))
-            for name, shape in reader.get_variable_to_shape_map().items()
-        }
-        tensors = map_tensors(_tensor_map(config), stored, str(folder))
-        _check_values(reader, folder)
+    path = Path(folder)
+    config = _config(path / "hparams.json")
+    stored = _open(_prefix(path))
     return Checkpoint(
-        source=str(folder),
+        source=str(path),
         model="GPT",
         config=config.to_dict(),
-        tensors=tensors,
-        tokenizer=Tokenizer.from_files(vocabulary, merges),
+        tensors=map_tensors(_tensors(config), stored, str(path)),
+        tokenizer=_tokenizer(path),
     )
 
 
-def require_file(file: Path) -> None:
-    """Check that a release has one of its files.
-
-    Raises:
-        FileNotFoundError: it has not.
-    """
-    if not file.is_file():
-        raise FileNotFoundError(f"the folder must hold {file.name}. Received: no file {file}")
-
-
-def block_tensors(config: GPTConfig, layer: int) -> TensorMap:
-    """List the variables of one block, in the order in which OpenAI's code makes them.
-
-    GPT-1 and GPT-2 have the same ones under the same names.
-
-    Args:
-        config: gives the widths.
-        layer: the block's number.
-    """
-    dim, inner = config.embedding_dim, config.feed_forward_dim
-    ours, theirs = f"block_{layer}", f"model/h{layer}"
-
-    def dense(our: str, their: str, rows: int, columns: int) -> dict[str, tuple[Part, ...]]:
-        kernel = Part(f"{theirs}/{their}/w", (1, rows, columns), columns, _CONVOLUTION)
-        bias = Part(f"{theirs}/{their}/b", (columns,), columns, SAME)
-        return {f"{ours}/{our}/kernel": (kernel,), f"{ours}/{our}/bias": (bias,)}
-
-    return {
-        **dense("attention/qkv", "attn/c_attn", dim, 3 * dim),
-        **dense("attention/projection", "attn/c_proj", dim, dim),
-        **norm_tensors(f"{ours}/attention_norm", f"{theirs}/ln_1", dim),
-        **dense("feed_forward/up", "mlp/c_fc", dim, inner),
-        **dense("feed_forward/down", "mlp/c_proj", inner, dim),
-        **norm_tensors(f"{ours}/feed_forward_norm", f"{theirs}/ln_2", dim),
-    }
-
-
-def norm_tensors(ours: str, theirs: str, dim: int) -> TensorMap:
-    """List the two variables of a layer norm."""
-    return {
-        f"{ours}/gamma": (Part(f"{theirs}/g", (dim,), dim),),
-        f"{ours}/beta": (Part(f"{theirs}/b", (dim,), dim),),
-    }
-
-
-def _tensor_map(config: GPTConfig) -> TensorMap:
-    dim = config.embedding_dim
-    mapping = {
-        "token_embedding/embeddings": (Part("model/wte", (config.vocab_size, dim), dim),),
-        "position_embedding/table": (Part("model/wpe", (config.context_length, dim), dim),),
-    }
-    for layer in range(config.num_layers):
-        mapping |= block_tensors(config, layer)
-    return {**mapping, **norm_tensors("final_norm", "model/ln_f", dim)}
-
-
-def _config(hparams: Mapping[str, Any], file: Path) -> GPTConfig:
-    for name in ("n_vocab", "n_ctx", "n_embd", "n_head", "n_layer"):
-        value = hparams.get(name)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ValueError(f"{file}: {name} must be a positive integer. Received: {value!r:.80}")
-    if hparams["n_embd"] % hparams["n_head"]:
-        raise ValueError(
-            f"{file}: n_head must divide n_embd. Received: n_head={hparams['n_head']}, "
-            f"n_embd={hparams['n_embd']}"
-        )
-    return GPTConfig.preset(
-        "gpt2",
-        vocab_size=hparams["n_vocab"],
-        context_length=hparams["n_ctx"],
-        embedding_dim=hparams["n_embd"],
-        num_heads=hparams["n_head"],
-        feed_forward_dim=4 * hparams["n_embd"],
-        num_layers=hparams["n_layer"],
+def _config(file: Path) -> GPTConfig:
+    numbers = read_json(file)
+    needed = ("n_vocab", "n_ctx", "n_embd", "n_head", "n_layer")
+    if not all(isinstance(numbers.get(name), int) for name in needed):
+        raise ValueError(f"{file} must hold the integers {needed}. Received: {numbers}")
+    return GPTConfig(
+        vocab_size=numbers["n_vocab"],
+        embedding_dim=numbers["n_embd"],
+        num_heads=numbers["n_head"],
+        feed_forward_dim=4 * numbers["n_embd"],
+        num_layers=numbers["n_layer"],
+        context_length=numbers["n_ctx"],
     )
 
 
 def _prefix(folder: Path) -> Path:
-    """Give what the names of the checkpoint's files begin with."""
-    named = folder / "checkpoint"
-    if named.is_file():
-        found = _NAMED.search(named.read_text(encoding="utf-8", errors="replace"))
-        # It may be a path on the machine that wrote it; only its last part counts here.
-        name = re.split(r"[/\\]", found[1])[-1] if found else ""
-        if name in ("", ".", ".."):
-            raise ValueError(
-                f"{named} must name the checkpoint, as in model_checkpoint_path: "
-                '"model.ckpt". Received: no name'
-            )
-    else:
-        names = sorted(file.name.removesuffix(".index") for file in folder.glob("*.index"))
-        if len(names) > 1:
-            raise ValueError(
-                "the folder must hold one checkpoint, or a file named checkpoint that says which. "
-                f"Received: {names[:5]} in {folder}"
-            )
-        name = names[0] if names else "model.ckpt"
-    require_file(folder / f"{name}.index")
-    shards = sorted(file.name for file in folder.iterdir() if file.name.startswith(f"{name}.data-"))
-    wanted = _SHARD.search(shards[0]) if shards else None
-    count = int(wanted[2]) if wanted else 1
-    for number in range(count):
-        require_file(folder / f"{name}.data-{number:05}-of-{count:05}")
-    return folder / name
+    """Find the checkpoint in the folder; a path that its `checkpoint` file names is not followed."""
+    listed = folder / "checkpoint"
+    if listed.is_file():
+        text = listed.read_text(encoding="utf-8", errors="replace")
+        found = re.search(r'^model_checkpoint_path:\s*"(.*)"', text, re.M)
+        if found:
+            prefix = folder / re.split(r"[/\\]", found[1])[-1]
+            if prefix.with_name(prefix.name + ".index").is_file():
+                return prefix
+    indices = sorted(folder.glob("*.index"))
+    if len(indices) != 1:
+        raise FileNotFoundError(
+            "the folder must hold one TensorFlow checkpoint (model.ckpt.index and its data). "
+            f"Received: {[index.name for index in indices]} in {folder}"
+        )
+    return indices[0].with_suffix("")
 
 
-def _open(prefix: Path) -> Any:
+def _open(prefix: Path) -> dict[str, StoredTensor]:
     import tensorflow as tf
 
     try:
-        return tf.compat.v1.train.NewCheckpointReader(str(prefix))
-    except (tf.errors.OpError, LookupError, RuntimeError, ValueError) as error:
-        raise _damaged(f"{prefix}.index", error) from error
+        reader = tf.train.load_checkpoint(str(prefix))
+        shapes = reader.get_variable_to_shape_map()
+        for name in shapes:
+            reader.get_tensor(name)  # checks length and checksum
+    except Exception as error:  # TensorFlow turns its own codes into IndexError and others
+        raise ValueError(
+            f"{prefix} is damaged, cut short, or lacks a part of its data "
+            f"({str(error).splitlines()[0][:200]}); download it again"
+        ) from error
+    return {
+        name: StoredTensor(tuple(shape), _reader(reader, name)) for name, shape in shapes.items()
+    }
 
 
-def _check_values(reader: Any, folder: Path) -> None:
-    import tensorflow as tf
+def _reader(reader: Any, name: str) -> Callable[[], np.ndarray]:
+    return lambda: reader.get_tensor(name)
 
-    for name in reader.get_variable_to_shape_map():
-        try:
-            value = reader.get_tensor(name)
-        # A file that is cut short comes as an IndexError, a wrong checksum as an OpError.
-        except (tf.errors.OpError, LookupError, RuntimeError, ValueError) as error:
-            raise _damaged(f"{folder}: the checkpoint's tensor {name}", error) from error
-        if not np.issubdtype(value.dtype, np.floating):
-            raise ValueError(
-                f"{folder}: the checkpoint's tensor {name} must hold floating-point numbers. "
-                f"Received: {value.dtype}"
+
+def _tensors(config: GPTConfig) -> dict[str, tuple[Part, ...]]:
+    dim, inner = config.embedding_dim, config.feed_forward_dim
+
+    def vector(name: str, width: int) -> tuple[Part, ...]:
+        return (Part(name, (width,), width),)
+
+    mapping: dict[str, tuple[Part, ...]] = {
+        "token_embedding/embeddings": (Part("model/wte", (config.vocab_size, dim), dim),),
+        "position_embedding/table": (Part("model/wpe", (config.context_length, dim), dim),),
+        "final_norm/gamma": vector("model/ln_f/g", dim),
+        "final_norm/beta": vector("model/ln_f/b", dim),
+    }
+    for layer in range(config.num_layers):
+        ours, theirs = f"block_{layer}", f"model/h{layer}"
+        for norm, name in (("attention_norm", "ln_1"), ("feed_forward_norm", "ln_2")):
+            mapping[f"{ours}/{norm}/gamma"] = vector(f"{theirs}/{name}/g", dim)
+            mapping[f"{ours}/{norm}/beta"] = vector(f"{theirs}/{name}/b", dim)
+        for dense, name, rows, columns in (
+            ("attention/qkv", "attn/c_attn", dim, 3 * dim),
+            ("attention/projection", "attn/c_proj", dim, dim),
+            ("feed_forward/up", "mlp/c_fc", dim, inner),
+            ("feed_forward/down", "mlp/c_proj", inner, dim),
+        ):
+            kernel = Part(f"{theirs}/{name}/w", (1, rows, columns), columns, _CONVOLUTION)
+            mapping[f"{ours}/{dense}/kernel"] = (kernel,)
+            mapping[f"{ours}/{dense}/bias"] = vector(f"{theirs}/{name}/b", columns)
+    return mapping
+
+
+def _tokenizer(folder: Path) -> Any:
+    from keras_gpt.tokenizers import Tokenizer
+
+    files = folder / "encoder.json", folder / "vocab.bpe"
+    for file in files:
+        if not file.is_file():
+            raise FileNotFoundError(
+                f"the release's tokenizer needs encoder.json and vocab.bpe. Received: no {file}"
             )
-
-
-def _damaged(what: str, error: Exception) -> ValueError:
-    return ValueError(
-        f"{what} is damaged or cut short; download the checkpoint again. Received: "
-        f"{type(error).__name__}: {str(error)[:200]}"
-    )
+    return Tokenizer.from_files(*files)
