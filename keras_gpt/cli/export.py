@@ -8,7 +8,9 @@ from keras_gpt.cli.common import load_model, say
 
 
 def export(
-    model: Annotated[str, typer.Argument(help="Preset folder or .keras file.")],
+    model: Annotated[
+        str, typer.Argument(help="Any MODEL: a folder, a .keras or .gguf file, a name.")
+    ],
     path: Annotated[str, typer.Argument(help="Folder of one version: saved_models/NAME/1.")],
     overwrite: Annotated[bool, typer.Option(help="Replace what is there.")] = False,
 ) -> None:

@@ -9,7 +9,9 @@ from keras_gpt.cli.common import load_gpt, say
 
 
 def finetune(
-    model: Annotated[str, typer.Argument(help="Preset folder or .keras file of a GPT.")],
+    model: Annotated[
+        str, typer.Argument(help="Any MODEL: a folder, a .keras or .gguf file, a name.")
+    ],
     data: Annotated[str, typer.Argument(help="Labelled text: TSV, CSV, JSON lines, or tfds:NAME.")],
     output: Annotated[str, typer.Option(help="Folder for the classifier.")],
     text_column: Annotated[str | None, typer.Option(help="By default it is guessed.")] = None,

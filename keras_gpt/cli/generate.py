@@ -8,7 +8,9 @@ from keras_gpt.cli.common import load_gpt, new_tokens, say
 
 
 def generate(
-    model: Annotated[str, typer.Argument(help="Preset folder or .keras file of a GPT.")],
+    model: Annotated[
+        str, typer.Argument(help="Any MODEL: a folder, a .keras or .gguf file, a name.")
+    ],
     prompt: Annotated[str, typer.Argument(help="The text to go on from.")],
     max_new_tokens: Annotated[
         int | None,
