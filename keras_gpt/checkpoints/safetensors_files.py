@@ -1,5 +1,6 @@
 """Safetensors files: opened and checked as a whole, read tensor by tensor."""
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,10 @@ def write_safetensors(file: Path, tensors: dict[str, np.ndarray], **metadata: st
         save_file(tensors, file, metadata=metadata)
     except SafetensorError as error:  # the library's own name for a full disk
         raise OSError(f"the weights cannot be written ({error}). Received: file={file}") from error
+    # The library gives its files to their owner alone, whatever the user's own rule is.
+    mask = os.umask(0)
+    os.umask(mask)
+    file.chmod(0o666 & ~mask)
 
 
 def _reader(opened: Any, name: str) -> Callable[[], np.ndarray]:

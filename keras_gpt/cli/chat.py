@@ -1,12 +1,14 @@
 """`keras-gpt chat`: talk to a model on the terminal."""
 
+import contextlib
 import json
 import sys
-from typing import TYPE_CHECKING, Annotated
+import time
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from keras_gpt.cli.common import load_gpt, say
+from keras_gpt.cli.common import console, load_gpt, say
 
 if TYPE_CHECKING:
     from keras_gpt.generation.chat import Chat
@@ -28,6 +30,7 @@ def chat(
         float | None, typer.Option(help="Draw from the tokens that make up this probability.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same answers.")] = None,
+    stats: Annotated[bool, typer.Option("--stats", help="Say how fast each answer came.")] = False,
 ) -> None:
     """Talk to a model; it answers as it thinks, and remembers what was said."""
     from keras_gpt.generation.chat import Chat
@@ -43,39 +46,60 @@ def chat(
     )
     at_terminal = sys.stdin.isatty()
     if at_terminal:
+        with contextlib.suppress(ImportError):  # not on every system
+            import readline  # noqa: F401  input() edits lines and remembers them with it
         say(_HELP)
     while True:
         try:
             line = input("> " if at_terminal else "").strip()
         except (EOFError, KeyboardInterrupt):
-            typer.echo()
+            if at_terminal:
+                typer.echo()
             return
         if line == "/exit":
             return
         if line.startswith("/"):
             _command(talk, line)
         elif line:
-            _turn(talk, line)
+            _turn(talk, line, stats)
 
 
-def _turn(talk: "Chat", line: str) -> None:
+def _turn(talk: "Chat", line: str, stats: bool) -> None:
     forgotten = talk.num_forgotten
+    # The first answer waits for the model's compilation; nothing is shown where there is no terminal.
+    waiting = console.status("")
+    start = first = time.monotonic()
     try:
-        pieces = talk.send(line)
-        if talk.num_forgotten > forgotten:
-            say(f"[the {talk.num_forgotten} oldest messages no longer fit the context]")
-        try:
-            for piece in pieces:
+        with contextlib.closing(cast(Any, talk.send(line))) as pieces:
+            if talk.num_forgotten > forgotten:
+                say(f"[the {talk.num_forgotten} oldest messages no longer fit the context]")
+            waiting.start()
+            for index, piece in enumerate(pieces):
+                if index == 0:
+                    first = time.monotonic()
+                    waiting.stop()
                 typer.echo(piece, nl=False)
-        except KeyboardInterrupt:  # stops the answer, not the conversation
-            pieces.close()  # type: ignore[attr-defined]
-        typer.echo("\n")
+    except KeyboardInterrupt:  # stops the answer, not the conversation
+        pass
     except ValueError as error:
         say(f"error: {error}")
+        return
+    finally:
+        waiting.stop()
+    typer.echo("\n")
+    if stats:
+        say(_speed(talk.num_new_tokens, first - start, time.monotonic() - first))
+
+
+def _speed(num_tokens: int, wait: float, seconds: float) -> str:
+    rate = f", then {(num_tokens - 1) / seconds:.1f} tokens/s" if num_tokens > 1 else ""
+    return f"[{num_tokens} tokens; the first words after {wait:.1f} s{rate}]"
 
 
 def _command(talk: "Chat", line: str) -> None:
     name, _, argument = line.partition(" ")
+    if name not in ("/reset", "/save", "/help"):
+        say(f"[there is no {name}]")
     if name == "/reset":
         talk.reset()
         say("[forgotten]")

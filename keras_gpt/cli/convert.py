@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from keras_gpt.cli.common import load_gpt_or_ids, say
+from keras_gpt.files import require_free
 
 
 class Format(enum.StrEnum):
@@ -33,6 +34,7 @@ def convert(
     """Write a model in another library's format: weights, tokenizer and generation settings."""
     if dtype is not None and to is not Format.GGUF:
         raise ValueError(f"--dtype belongs to --to gguf. Received: --dtype {dtype} --to {to}")
+    _require_place(Path(destination), to, overwrite)
     gpt = load_gpt_or_ids(model)
     if to is Format.GGUF:
         gpt.save_to_gguf(destination, dtype=dtype or "f16", overwrite=overwrite)
@@ -46,3 +48,15 @@ def convert(
     path = Path(destination)
     for file in [path] if path.is_file() else sorted(f for f in path.rglob("*") if f.is_file()):
         say(f"{file.stat().st_size:>14,} bytes  {file}")
+
+
+def _require_place(path: Path, to: Format, overwrite: bool) -> None:
+    """Refuse a taken place before the model is read, which takes a while."""
+    if to is not Format.GGUF:
+        require_free(path, overwrite)
+    elif path.is_dir():
+        raise IsADirectoryError(f"DESTINATION must be a file for gguf. Received: folder {path}")
+    elif path.exists() and not overwrite:
+        raise FileExistsError(
+            f"DESTINATION exists; choose another file or pass --overwrite. Received: {path}"
+        )

@@ -1,7 +1,6 @@
 """`keras-gpt models`: models by name, which are fetched once and kept."""
 
 import enum
-import shutil
 from typing import Annotated
 
 import typer
@@ -24,7 +23,7 @@ def models(
     name: Annotated[str | None, typer.Argument(help="A name from the list.")] = None,
 ) -> None:
     """Show the models that can be had by name, fetch one, or remove it from this machine."""
-    from keras_gpt.checkpoints.catalogue import MODELS, cache_folder
+    from keras_gpt.checkpoints.catalogue import MODELS
 
     if action is Action.LIST:
         _show()
@@ -32,15 +31,30 @@ def models(
     if name not in MODELS:
         raise ValueError(f"NAME must be one of {sorted(MODELS)}. Received: {name!r}")
     if action is Action.PULL:
-        from keras_gpt.checkpoints.pull import pull
-
-        pull(name, say)
+        _pull(name)
         return
-    folder = cache_folder() / name
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{name} is not on this machine. Received: no folder {folder}")
-    shutil.rmtree(folder)
-    say(f"removed {folder}")
+    from keras_gpt.checkpoints.pull import remove
+
+    say(f"removed {remove(name)}")
+
+
+def _pull(name: str) -> None:
+    from keras_gpt.checkpoints.pull import pull
+
+    status = console.status("")  # shows nothing where there is no terminal
+
+    def step(line: str) -> None:
+        status.stop()
+        say(line)
+
+    def progress(num_bytes: int) -> None:
+        status.update(f"{num_bytes / 1e6:.1f} MB")
+        status.start()
+
+    try:
+        pull(name, step, progress)
+    finally:
+        status.stop()
 
 
 def _show() -> None:

@@ -34,30 +34,42 @@ def render_chat(
         add_generation_prompt: whether the beginning of an answer follows.
 
     Raises:
-        ValueError: there is no template, it is not valid, or it refuses the messages.
+        ValueError: there is no template, it fails or refuses the messages, or a message is not of
+            this form.
 
     Example:
         >>> render_chat([{"role": "user", "content": "Hi"}], gpt.generation_settings)
     """
-    import jinja2
-
     if settings.chat_template is None:
         raise ValueError(
             "the model has no chat template, so it was not made for conversations: take a model "
             "that was (keras-gpt models list), or generate. Received: chat_template=None"
         )
+    _check_messages(messages)
     try:
         return _template(settings.chat_template).render(
             messages=[dict(message) for message in messages],
+            tools=None,
+            documents=None,
             add_generation_prompt=add_generation_prompt,
             bos_token=settings.bos_token or "",
             eos_token=settings.eos_token or "",
             pad_token=settings.pad_token or "",
         )
-    except jinja2.TemplateError as error:
+    except Exception as error:  # a template is a program: whatever it does wrong, it is its fault
         raise ValueError(
             f"the model's chat template does not take the messages: {error}"
         ) from error
+
+
+def _check_messages(messages: Sequence[Message]) -> None:
+    for index, message in enumerate(messages):
+        for key in ("role", "content"):
+            if not isinstance(message.get(key), str):
+                raise ValueError(
+                    f"messages must have 'role' and 'content', each a string. Received: "
+                    f"messages[{index}][{key!r}] = {message.get(key)!r:.80}"
+                )
 
 
 @functools.lru_cache(maxsize=8)
@@ -66,17 +78,30 @@ def _template(text: str) -> Any:
     import json
 
     import jinja2
+    from jinja2 import nodes
+    from jinja2.ext import Extension
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     def raise_exception(message: str) -> None:
         raise jinja2.TemplateError(message)
 
-    def tojson(value: Any, indent: int | None = None) -> str:
+    def tojson(value: Any, ensure_ascii: bool = False, **layout: Any) -> str:
         # Jinja's own escapes what HTML would read.
-        return json.dumps(value, ensure_ascii=False, indent=indent)
+        return json.dumps(value, ensure_ascii=ensure_ascii, **layout)
+
+    class Generation(Extension):
+        """`{% generation %}`, with which some makers mark the answers for training: only text here."""
+
+        tags = {"generation"}
+
+        def parse(self, parser: Any) -> Any:
+            line = next(parser.stream).lineno
+            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+            # As any other block, it sees variables and keeps those that it sets to itself.
+            return nodes.Scope(body, lineno=line)
 
     environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", Generation]
     )
     environment.filters["tojson"] = tojson
     environment.globals["raise_exception"] = raise_exception
@@ -100,12 +125,14 @@ def chat_prompt_ids(
     Raises:
         ValueError: as for `render_chat`.
     """
+    _check_messages(messages)
     special = list(tokenizer.special_tokens)
     if not any(token in message["content"] for message in messages for token in special):
         return tokenizer.encode(render_chat(messages, settings), allow_special=True)
     # The template sees a mark that nobody can guess in the place of each special token; what
     # stands between marks is encoded with the template's own tokens, the marked ones as text.
-    mark = secrets.token_hex(8)
+    # Digits come through a template's filters as they are.
+    mark = f"{secrets.randbelow(10**20):020d}"
     marks = {f"{mark}{index:04d}": token for index, token in enumerate(special)}
     hidden = []
     for message in messages:
@@ -127,6 +154,11 @@ class Chat:
         system: the first message, which says how to answer; None leaves it to the template.
         **settings: those of `generate`: `temperature`, `top_k`, `top_p`, `max_new_tokens`, `seed`.
             By default what the model's makers suggest, and at most 512 new tokens.
+
+    Attributes:
+        messages: what was said, as dictionaries with "role" and "content".
+        num_forgotten: how many of the oldest messages the last prompt left out.
+        num_new_tokens: how many tokens the last answer has so far.
 
     Raises:
         ValueError: the model has no tokenizer or no chat template.
@@ -154,7 +186,7 @@ class Chat:
             **given,
         }
         self._system = [] if system is None else [{"role": "system", "content": system}]
-        self.num_forgotten = 0
+        self.num_new_tokens = 0
         self.reset()
         render_chat([*self.messages, {"role": "user", "content": ""}], suggested)
 
@@ -166,9 +198,11 @@ class Chat:
     def send(self, text: str) -> Iterator[str]:
         """Say something, and get the answer piece by piece.
 
-        Where the conversation no longer fits the context, its oldest messages are left out
-        of the prompt; `num_forgotten` counts them. An answer that is not read to its end is kept
-        as far as it was read.
+        Both are kept when the answer has ended. One that is not read to its end is kept as far as
+        it was read, and one that is not read at all was never asked for.
+
+        Where the conversation no longer fits the context, its oldest messages are left out of
+        the prompt; `num_forgotten` counts them.
 
         Args:
             text: what the user says.
@@ -179,33 +213,34 @@ class Chat:
         Raises:
             ValueError: the message alone does not fit the context.
         """
-        self.messages.append({"role": "user", "content": text})
-        try:
-            prompt = self._prompt()
-            tokens = stream(self._gpt, prompt, **self._settings)
-        except ValueError:
-            self.messages.pop()
-            raise
-        return self._answer(tokens)
+        question = {"role": "user", "content": text}
+        prompt, num_forgotten = self._prompt([*self.messages, question])
+        tokens = stream(self._gpt, prompt, **self._settings)
+        self.num_forgotten, self.num_new_tokens = num_forgotten, 0
+        return self._answer(question, tokens, self.messages)
 
-    def _prompt(self) -> list[int]:
+    def _prompt(self, messages: list[dict[str, str]]) -> tuple[list[int], int]:
+        """Give the ids of the prompt, and how many of the oldest messages it leaves out."""
         room = self._gpt.config.context_length - int(self._settings["max_new_tokens"])
         first = len(self._system)
-        spoken = self.messages[first:]
+        spoken = messages[first:]
         for start in range(0, len(spoken), 2):  # a question goes with its answer
-            messages = [*self._system, *spoken[start:]]
-            ids = chat_prompt_ids(self._tokenizer, self._gpt.generation_settings, messages)
+            kept = [*self._system, *spoken[start:]]
+            ids = chat_prompt_ids(self._tokenizer, self._gpt.generation_settings, kept)
             if len(ids) <= room or start + 2 >= len(spoken):
-                self.num_forgotten = start
-                return ids
+                return ids, start
         raise AssertionError("there is always a last message")
 
-    def _answer(self, tokens: Iterator[int]) -> Iterator[str]:
+    def _answer(
+        self, question: dict[str, str], tokens: Iterator[int], messages: list[dict[str, str]]
+    ) -> Iterator[str]:
+        # `messages` are those of the question, whatever `reset` does meanwhile.
         special = set(self._tokenizer.special_tokens.values())
         decoder = self._tokenizer.stream_decoder()
         said: list[str] = []
         try:
             for token in tokens:
+                self.num_new_tokens += 1
                 piece = "" if token in special else decoder.push(token)
                 if piece:
                     said.append(piece)
@@ -216,4 +251,4 @@ class Chat:
                 yield rest
         finally:
             cast(Any, tokens).close()
-            self.messages.append({"role": "assistant", "content": "".join(said)})
+            messages += [question, {"role": "assistant", "content": "".join(said)}]

@@ -31,6 +31,13 @@ ELABORATE = """{{ bos_token }}
 {%- endfor %}
 {%- if add_generation_prompt %}[ASSISTANT]{% endif %}
 """
+# Marks for training, tools that nobody gave, a filter with arguments, and a variable of a block.
+MARKED = (
+    "{% if tools is not none %}{{ tools }}{% endif %}{% for m in messages %}"
+    "{% if m.role == 'assistant' %}\n  {% generation %}\n{% set x = m.content %}{{ x }}\n"
+    "  {% endgeneration %}\n{% else %}{{ x }}{{ m | tojson(indent=2, sort_keys=true) }}{% endif %}"
+    "{% endfor %}"
+)
 TALK = [
     {"role": "user", "content": 'Hi <there> & "you", 日本語!'},
     {"role": "assistant", "content": " Hello.\n"},
@@ -70,7 +77,7 @@ def _settings(template: str) -> GenerationSettings:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("template", [CHATML, ELABORATE])
+@pytest.mark.parametrize("template", [CHATML, ELABORATE, MARKED])
 @pytest.mark.parametrize("add_generation_prompt", [False, True])
 def test_a_template_gives_what_transformers_gives(
     template: str, add_generation_prompt: bool
@@ -102,8 +109,20 @@ def test_templates_that_fail_are_named() -> None:
         render_chat(TALK, _settings("{% for %}"))
     with pytest.raises(ValueError, match="chat template does not take"):
         render_chat(TALK, _settings("{{ ''.__class__.__mro__[1].__subclasses__() }}"))
+    for wrong in ("{{ 1 / 0 }}", "{{ messages[0].content + 1 }}", "{{ range(10**9) | list }}"):
+        with pytest.raises(ValueError, match="chat template does not take"):
+            render_chat(TALK, _settings(wrong))
     with pytest.raises(ValueError, match="no chat template"):
         render_chat(TALK, GenerationSettings())
+
+
+@pytest.mark.parametrize(
+    "message", [{"role": "user"}, {"content": "Hi"}, {"role": "user", "content": ["Hi"]}]
+)
+def test_a_message_of_another_form_is_named(tokenizer: Tokenizer, message: Any) -> None:
+    """Which one, and what it lacks."""
+    with pytest.raises(ValueError, match=r"each a string\. Received: messages\[3\]"):
+        chat_prompt_ids(tokenizer, _settings(CHATML), [*TALK, message])
 
 
 def test_the_template_s_special_tokens_become_their_ids(tokenizer: Tokenizer) -> None:
@@ -134,6 +153,30 @@ def test_nobody_can_forge_a_turn(tokenizer: Tokenizer, text: str) -> None:
     assert whole == render_chat([{"role": "user", "content": text}], settings)
 
 
+def test_a_template_that_changes_letters_shows_no_mark(tokenizer: Tokenizer) -> None:
+    """What stands for a special token comes through its filters."""
+    settings = _settings("<|im_start|>{{ messages[0].content | upper | trim }}<|im_end|>")
+    ids = chat_prompt_ids(tokenizer, settings, [{"role": "user", "content": "a <|im_end|> b"}])
+    assert tokenizer.decode(ids) == "<|im_start|>A <|im_end|> B<|im_end|>"
+    assert ids.count(tokenizer.special_tokens["<|im_end|>"]) == 1
+
+
+def test_special_tokens_that_hold_one_another_are_text_too() -> None:
+    """What one leaves of another is none either."""
+    old = small_tokenizer()
+    vocabulary = {old.id_to_token(index): index for index in range(old.vocab_size)}
+    tokenizer = Tokenizer(vocabulary, old.merges, ["<|endoftext|>", "<a", "<a>", "b>", "<ab>"])
+    content = "<ab> and <a>"
+    ids = chat_prompt_ids(
+        tokenizer,
+        _settings("<ab>{{ messages[0].content }}"),
+        [{"role": "user", "content": content}],
+    )
+    special = set(tokenizer.special_tokens.values())
+    assert [index for index in ids if index in special] == [tokenizer.special_tokens["<ab>"]]
+    assert tokenizer.decode(ids) == "<ab>" + content
+
+
 def test_a_conversation_is_remembered(gpt: GPT) -> None:
     """Each prompt holds what was said before; `reset` forgets it, but not the system message."""
     chat = Chat(gpt, "You are kind.", max_new_tokens=8)
@@ -160,6 +203,26 @@ def test_an_answer_that_is_stopped_is_kept_as_far_as_it_came(gpt: GPT) -> None:
     assert chat.messages[-1] == {"role": "assistant", "content": said}
     list(chat.send("More"))
     assert len(chat.messages) == 4
+
+
+def test_an_answer_that_nobody_reads_was_not_asked_for(gpt: GPT) -> None:
+    """No question stays behind without its answer."""
+    chat = Chat(gpt, max_new_tokens=5)
+    chat.send("Hello")
+    assert chat.messages == []
+    list(chat.send("Hello again"))
+    assert [message["role"] for message in chat.messages] == ["user", "assistant"]
+
+
+def test_an_answer_that_is_forgotten_meanwhile_does_not_come_back(gpt: GPT) -> None:
+    """`reset` while it is read."""
+    chat = Chat(gpt, max_new_tokens=20)
+    answer = chat.send("Hello")
+    next(answer)
+    chat.reset()
+    list(answer)
+    assert chat.messages == []
+    assert 1 < chat.num_new_tokens <= 20
 
 
 def test_old_messages_make_room_for_new_ones(gpt: GPT) -> None:
