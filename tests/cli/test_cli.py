@@ -310,7 +310,7 @@ def _main(monkeypatch: pytest.MonkeyPatch, *arguments: Any) -> int:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["generate", "nowhere", "a"], "error: MODEL must be a folder"),
+        (["generate", "nowhere", "a"], "error: source must be a folder"),
         (["train", "{tmp}/r", "--text", "nowhere.txt"], "error: "),
         (["train", "{tmp}/r", "--resume"], "error: OUTPUT must be the folder of a run"),
         (
