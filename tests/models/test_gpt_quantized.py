@@ -13,6 +13,7 @@ IDS = random_ids(2, 9)
 @pytest.fixture(scope="module", params=["tied", "untied"])
 def models(request):
     """A model and the same one in int8, which had compiled its decode functions before."""
+    keras.utils.set_random_seed(1)  # a state on the border of two integers may round either way
     full = make_gpt(tie_embeddings=request.param == "tied")
     small = make_gpt(tie_embeddings=request.param == "tied")
     small.set_weights(full.get_weights())
