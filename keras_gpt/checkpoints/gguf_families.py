@@ -14,6 +14,7 @@ from keras_gpt.checkpoints.huggingface_families import (
 from keras_gpt.config import GPTConfig
 
 ARCHITECTURES = ("gpt2", "llama")
+_LARGEST = float(np.finfo("float32").max)
 
 _COMMON: dict[str, Any] = {
     "norm_placement": "pre",
@@ -63,6 +64,18 @@ def read_config(fields: Mapping[str, Any], tensors: Mapping[str, Any]) -> GPTCon
             )
         return value
 
+    def take_float(name: str) -> float:
+        value = take(name, float)
+        if not abs(value) <= _LARGEST:  # nan is not either
+            raise ValueError(f"{architecture}.{name} must be a finite float32. Received: {value!r}")
+        # The shortest decimal number that is this float32: 1e-5 and not 9.99999974e-06.
+        return float(str(np.float32(value)))
+
+    if fields.get("split.count", 0) not in (0, 1):
+        raise ValueError(
+            "the file must hold the whole model; join the parts with llama.cpp's "
+            f"`gguf-split --merge`. Received: split.count={fields['split.count']!r}"
+        )
     heads, width = take("attention.head_count"), take("embedding_length")
     if heads < 1 or width % heads:
         raise ValueError(
@@ -75,43 +88,32 @@ def read_config(fields: Mapping[str, Any], tensors: Mapping[str, Any]) -> GPTCon
             "the file must have the tensor token_embd.weight; a file with a vocabulary only holds "
             f"no model. Received: {len(tensors)} tensors"
         )
+    tokens = fields.get("tokenizer.ggml.tokens")
+    if isinstance(tokens, list) and len(tokens) != embeddings.shape[0]:
+        raise ValueError(
+            "tokenizer.ggml.tokens must have one entry for each row of token_embd.weight. Received: "
+            f"{len(tokens)} and {embeddings.shape[0]}"
+        )
+    layers = take("block_count")
+    # Checked before the names of so many layers' tensors fill the memory.
+    if layers > len(tensors):
+        raise ValueError(
+            f"{architecture}.block_count must be the number of layers in the file. Received: "
+            f"{layers}, with {len(tensors)} tensors"
+        )
     config = {
         "vocab_size": embeddings.shape[0],
         "embedding_dim": width,
         "num_heads": heads,
         "feed_forward_dim": take("feed_forward_length"),
-        "num_layers": take("block_count"),
+        "num_layers": layers,
         "context_length": take("context_length"),
         "tie_embeddings": "output.weight" not in tensors,
     }
+    _require_plain(fields, architecture, width // heads)
     if architecture == "gpt2":
-        epsilon = take("attention.layer_norm_epsilon", float)
-        return GPTConfig(**config, **_GPT2, norm_epsilon=_short(epsilon))
-    head_dim = width // heads
-    named = {
-        name: fields[f"llama.{name}"]
-        for name in (
-            "rope.dimension_count",
-            "attention.key_length",
-            "attention.value_length",
-            "rope.scaling.type",
-            "expert_count",
-            "attention.sliding_window",
-        )
-        if fields.get(f"llama.{name}") is not None
-    }
-    require_values(
-        named,
-        {
-            "rope.dimension_count": head_dim,
-            "attention.key_length": head_dim,
-            "attention.value_length": head_dim,
-            "rope.scaling.type": "none",
-            "expert_count": 0,
-            "attention.sliding_window": 0,
-        },
-        "the gguf file's llama settings",
-    )
+        epsilon = take_float("attention.layer_norm_epsilon")
+        return GPTConfig(**config, **_GPT2, norm_epsilon=epsilon)
     kv_heads = fields.get("llama.attention.head_count_kv", heads)
     if not isinstance(kv_heads, int):
         raise ValueError(
@@ -122,14 +124,38 @@ def read_config(fields: Mapping[str, Any], tensors: Mapping[str, Any]) -> GPTCon
         **config,
         **_LLAMA,
         num_kv_heads=kv_heads,
-        norm_epsilon=_short(take("attention.layer_norm_rms_epsilon", float)),
-        rotary_base=_short(fields.get("llama.rope.freq_base", 10000.0)),
+        norm_epsilon=take_float("attention.layer_norm_rms_epsilon"),
+        rotary_base=take_float("rope.freq_base") if "llama.rope.freq_base" in fields else 10000.0,
     )
 
 
-def _short(value: float) -> float:
-    """Give the shortest decimal number that is this float32: 1e-5 and not 9.99999974e-06."""
-    return float(str(np.float32(value)))
+def _require_plain(fields: Mapping[str, Any], architecture: str, head_dim: int) -> None:
+    """Check the settings that our layers know only one value of."""
+    expected: dict[str, Any] = {
+        "attention.causal": True,
+        "attention.key_length": head_dim,
+        "attention.value_length": head_dim,
+        "attention.sliding_window": 0,
+        "expert_count": 0,
+    }
+    if architecture == "llama":
+        expected |= {
+            "rope.dimension_count": head_dim,
+            "rope.scaling.type": "none",
+            "rope.scaling.attn_factor": 1.0,
+        }
+        if "llama.rope.scaling.type" not in fields:
+            # llama.cpp takes a scaling without a type for a linear one; a factor of 0 is none.
+            for name in ("rope.scaling.factor", "rope.scale_linear"):
+                if fields.get(f"llama.{name}") != 0:
+                    expected[name] = 1.0
+    prefix = f"{architecture}."
+    named = {
+        name.removeprefix(prefix): value
+        for name, value in fields.items()
+        if name.startswith(prefix)
+    }
+    require_values(named, expected, f"the gguf file's {architecture} settings")
 
 
 def architecture_of(config: GPTConfig) -> str:

@@ -29,6 +29,8 @@ _NUMBERS: dict[int, np.dtype[Any]] = {
     12: np.dtype("<f8"),
 }
 _MOST_DIMENSIONS = 4
+# Vocabularies have some hundred thousand; a list of numbers takes far more memory than disk.
+_MOST_ITEMS = 2**24
 
 
 class TensorPlace(NamedTuple):
@@ -163,6 +165,8 @@ class _Cursor:
             return self._string()
         if kind == _ARRAY:
             item, count = self._integer("<I"), self._integer("<Q")
+            if count > _MOST_ITEMS:
+                raise _DamagedError(f"a list of {count} items")
             if item == _STRING:
                 self._require_room(count, 8, "strings")
                 return [self._string() for _ in range(count)]

@@ -1,8 +1,9 @@
 """Reading a `.gguf` file of llama.cpp: any of its number formats, turned into plain numbers."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +16,8 @@ from keras_gpt.checkpoints.gguf_tokenizer import read_settings, read_tokenizer
 def read_gguf(path: str | os.PathLike[str]) -> Checkpoint:
     """Open a gguf file of the GPT-2 or the Llama architecture.
 
+    A SentencePiece tokenizer is left out, with a warning; the model then takes token ids.
+
     Args:
         path: the file. Quantized tensors are turned into float32 one by one, when they are read.
 
@@ -24,7 +27,13 @@ def read_gguf(path: str | os.PathLike[str]) -> Checkpoint:
     """
     file = Path(path)
     fields, places = read_header(file)
-    config = read_config(fields, places)
+    try:
+        config = read_config(fields, places)
+        _require_readable(places)
+        tokenizer = read_tokenizer(fields)
+        settings = read_settings(fields, config.vocab_size)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
     stored = {
         name: StoredTensor(place.shape, _reader(file, place))
         for name, place in places.items()
@@ -35,9 +44,27 @@ def read_gguf(path: str | os.PathLike[str]) -> Checkpoint:
         model="GPT",
         config=config.to_dict(),
         tensors=map_tensors(tensor_map(config), stored, str(file)),
-        tokenizer=read_tokenizer(fields),
-        settings=read_settings(fields, config.vocab_size),
+        tokenizer=tokenizer,
+        settings=settings,
     )
+
+
+def _require_readable(places: Mapping[str, TensorPlace]) -> None:
+    """Check, before any weight is used, that the library can turn every tensor into numbers."""
+    import gguf
+
+    names: dict[Any, str] = {}
+    for name, place in places.items():
+        names.setdefault(place.kind, name)
+    for kind, name in names.items():
+        one_block = np.zeros((1, gguf.GGML_QUANT_SIZES[kind][1]), "uint8")
+        try:
+            gguf.dequantize(one_block, kind)
+        except NotImplementedError:
+            raise ValueError(
+                f"the tensor {name} must be kept as floating-point numbers, or as blocks that the "
+                f"gguf library can turn into them. Received: type {kind.name}"
+            ) from None
 
 
 def _reader(file: Path, place: TensorPlace) -> Callable[[], np.ndarray]:
@@ -50,7 +77,9 @@ def _reader(file: Path, place: TensorPlace) -> Callable[[], np.ndarray]:
             return rows.view("<f4")
         if place.kind == gguf.GGMLQuantizationType.F16:
             return rows.view("<f2")
-        return gguf.dequantize(rows, place.kind)
+        # Damaged scales may be infinite; what they give is not worth a warning for each block.
+        with np.errstate(all="ignore"):
+            return gguf.dequantize(rows, place.kind)
 
     return read
 

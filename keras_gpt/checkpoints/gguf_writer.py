@@ -36,14 +36,15 @@ def save_gguf(
         config: the model's.
         variables: the model's Keras variables.
         tokenizer: goes along where there is one; byte-level.
-        settings: stop ids and chat template go along.
+        settings: stop ids, chat template and what is suggested for sampling go along.
         dtype: of the matrices, "f32", "f16" or "q8_0" (8 bits, and a scale for each 32 numbers);
             vectors and position tables are always float32, as llama.cpp has them.
         overwrite: whether an older file may be replaced.
 
     Raises:
         FileExistsError: the file exists and `overwrite` is False.
-        ValueError: the format has no such architecture, tokenizer or `dtype`.
+        ValueError: the format has no such architecture, tokenizer or `dtype`, or a weight is too
+            large for `dtype`.
     """
     import gguf
 
@@ -69,11 +70,11 @@ def save_gguf(
             writer.write_header_to_file()
             writer.write_kv_data_to_file()
             writer.write_ti_data_to_file()
-            for name, value in split_tensors(mapping, variables):
-                kind, _, _ = _stored(value.shape, name, dtype)
-                writer.write_tensor_data(
-                    gguf.quantize(np.ascontiguousarray(value, "float32"), kind)
-                )
+            for tensor, value in split_tensors(mapping, variables):
+                kind, _, _ = _stored(value.shape, tensor, dtype)
+                full = np.ascontiguousarray(value, "float32")
+                _require_range(tensor, full, kind.name)
+                writer.write_tensor_data(gguf.quantize(full, kind))
         finally:
             writer.close()
 
@@ -90,6 +91,19 @@ def _stored(shape: tuple[int, ...], name: str, dtype: str) -> tuple[Any, tuple[i
         kind = kinds.F16  # a row must be whole blocks
     byte_shape = gguf.quant_shape_to_byte_shape(shape, kind)
     return kind, byte_shape, int(np.prod(byte_shape))
+
+
+def _require_range(name: str, value: np.ndarray, kind: str) -> None:
+    """Check that no number becomes infinite; q8_0 has a half-precision scale for each block."""
+    limit = {"F16": 65504.0, "Q8_0": 127 * 65504.0}.get(kind)
+    if limit is None:
+        return
+    largest = max(float(value.max()), -float(value.min()))
+    if largest > limit:
+        raise ValueError(
+            f"dtype must have room for every weight; {kind} ends at {limit:g}, so use dtype='f32'. "
+            f"Received: {name} with {largest:g}"
+        )
 
 
 def _write_settings(

@@ -48,7 +48,10 @@ def _whole(**fields: Any) -> GPT:
     """Make a model with everything that travels."""
     tokenizer = small_tokenizer()
     settings = GenerationSettings(
-        stop_token_ids=(3, 5),
+        stop_token_ids=(3, 5, 6),
+        temperature=0.3,
+        top_k=40,
+        top_p=0.9,
         chat_template="{{ messages }}",
         bos_token=tokenizer.id_to_token(7),
         eos_token=tokenizer.id_to_token(3),
@@ -166,9 +169,19 @@ def test_the_format_s_own_library_reads_the_file(tmp_path: Path, name: str) -> N
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", ["gpt2", "llama"])
-def test_transformers_reads_the_file(tmp_path: Path, name: str) -> None:
-    """With `gguf_file=`, and gives the same logits.
+@pytest.mark.parametrize(
+    ("name", "heads", "inner"),
+    [
+        ("gpt2", 4, 128),
+        ("gpt2", 1, 128),
+        ("llama", 4, 70),
+        ("llama-one-kv-head", 4, 128),
+        ("llama-one-kv-head", 1, 70),
+        ("llama-untied", 2, 70),
+    ],
+)
+def test_transformers_reads_the_file(tmp_path: Path, name: str, heads: int, inner: int) -> None:
+    """With `gguf_file=`, and gives the same logits; the vocabulary is no multiple of 8.
 
     Its reader of GPT-2 takes context and inner width for granted, and the vocabulary's size from
     the tokenizer.
@@ -176,16 +189,16 @@ def test_transformers_reads_the_file(tmp_path: Path, name: str) -> None:
     transformers = pytest.importorskip("transformers")
     torch = pytest.importorskip("torch")
     tokenizer = small_tokenizer()
+    assert tokenizer.vocab_size % 8
+    fields = {**CASES[name], "vocab_size": tokenizer.vocab_size, "context_length": 1024}
     gpt = GPT(
-        tokenizer.vocab_size,
-        32,
-        4,
-        128,
-        3,
-        context_length=1024,
+        embedding_dim=32,
+        num_heads=heads,
+        feed_forward_dim=inner,
+        num_layers=3,
         tokenizer=tokenizer,
         initializer_range=0.2,
-        **CASES[name],
+        **fields,
     )
     gpt.save_to_gguf(tmp_path / "model.gguf", dtype="f32")
     theirs = transformers.AutoModelForCausalLM.from_pretrained(
