@@ -1,6 +1,6 @@
 """Weights on disk: each format reads to a config and named tensors, and writes from them."""
 
-from keras_gpt.checkpoints.checkpoint import Checkpoint, load_weights, named_values
+from keras_gpt.checkpoints.checkpoint import Checkpoint, load_weights, named_tensors
 from keras_gpt.checkpoints.huggingface_writer import save_huggingface
 from keras_gpt.checkpoints.preset import read_preset, save_preset
 from keras_gpt.checkpoints.sources import open_checkpoint
@@ -8,7 +8,7 @@ from keras_gpt.checkpoints.sources import open_checkpoint
 __all__ = [
     "Checkpoint",
     "load_weights",
-    "named_values",
+    "named_tensors",
     "open_checkpoint",
     "read_preset",
     "save_huggingface",

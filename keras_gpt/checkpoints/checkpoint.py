@@ -1,7 +1,7 @@
 """What every format is read into: a config, a tokenizer, and tensors that are read one by one."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -19,6 +19,14 @@ class StoredTensor(NamedTuple):
     read: Callable[[], np.ndarray]
 
 
+class ModelTensor(NamedTuple):
+    """A tensor that a model has and a file is to have; its value is copied out when it is read."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    read: Callable[[], np.ndarray]
+
+
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
     """A model on disk, opened and checked, with no weight read yet.
@@ -30,6 +38,8 @@ class Checkpoint:
         tensors: our name of each weight (`tensor_name`) -> where it lies.
         tokenizer: comes along where the source has one.
         settings: how the model is meant to be run.
+        verify: raises a ValueError where the values are not those that were written; called once,
+            before the first is used.
     """
 
     source: str
@@ -38,6 +48,7 @@ class Checkpoint:
     tensors: Mapping[str, StoredTensor]
     tokenizer: "Tokenizer | None" = None
     settings: GenerationSettings = dataclasses.field(default_factory=GenerationSettings)
+    verify: Callable[[], None] | None = None
 
 
 def tensor_name(variable: Any) -> str:
@@ -45,29 +56,42 @@ def tensor_name(variable: Any) -> str:
     return variable.path.split("/", 1)[1]
 
 
-def named_values(variables: Sequence[Any]) -> dict[str, np.ndarray]:
-    """Give the values of Keras variables under our names."""
-    import keras
+def named_tensors(variables: Sequence[Any]) -> dict[str, ModelTensor]:
+    """Give the values of Keras variables under our names, to be read one at a time."""
+    return {
+        tensor_name(each): ModelTensor(tuple(each.shape), each.dtype, _value_reader(each))
+        for each in variables
+    }
 
-    return {tensor_name(each): keras.ops.convert_to_numpy(each.value) for each in variables}
+
+def _value_reader(variable: Any) -> Callable[[], np.ndarray]:
+    def read() -> np.ndarray:
+        import keras
+
+        return np.asarray(keras.ops.convert_to_numpy(variable.value))
+
+    return read
 
 
 def load_weights(checkpoint: Checkpoint, variables: Sequence[Any]) -> None:
     """Read weights into variables, one tensor at a time.
 
-    All names and shapes are compared before the first value is changed.
+    All names and shapes are compared, and the values verified where the format allows it, before
+    the first value is changed.
 
     Args:
         checkpoint: holds them.
         variables: the model's Keras variables; values are cast to their dtypes.
 
     Raises:
-        ValueError: the checkpoint's tensors are not those of the model.
+        ValueError: the checkpoint's tensors are not those of the model, or were tampered with.
     """
     wanted = {tensor_name(variable): variable for variable in variables}
     shapes = {name: tensor.shape for name, tensor in checkpoint.tensors.items()}
     expected = {name: tuple(variable.shape) for name, variable in wanted.items()}
     require_tensors(checkpoint.source, shapes, expected)
+    if checkpoint.verify is not None:
+        checkpoint.verify()
     for name, variable in wanted.items():
         variable.assign(checkpoint.tensors[name].read())
 
@@ -173,24 +197,32 @@ def map_tensors(
     return ours
 
 
-def split_tensors(mapping: TensorMap, variables: Sequence[Any]) -> Iterator[tuple[str, np.ndarray]]:
-    """Give another format's tensors from ours, one at a time.
+def split_tensors(mapping: TensorMap, variables: Sequence[Any]) -> dict[str, ModelTensor]:
+    """Give another format's tensors from ours, to be read one at a time.
 
     Args:
         mapping: as for `map_tensors`.
         variables: the model's Keras variables.
 
-    Yields:
-        The other format's name and value, in our variable's dtype.
+    Returns:
+        The other format's names -> tensors, in our variables' dtypes.
     """
-    import keras
+    ours = named_tensors(variables)
+    require_tensors("the model", dict.fromkeys(ours, ()), dict.fromkeys(mapping, ()))
 
-    wanted = {tensor_name(variable): variable for variable in variables}
-    require_tensors("the model", dict.fromkeys(wanted, ()), dict.fromkeys(mapping, ()))
+    def reader(tensor: ModelTensor, part: Part, start: int) -> Callable[[], np.ndarray]:
+        def read() -> np.ndarray:
+            piece = tensor.read()[..., start : start + part.width]
+            return np.ascontiguousarray(part.layout.to_theirs(piece))
+
+        return read
+
+    theirs = {}
     for name, parts in mapping.items():
-        value = np.asarray(keras.ops.convert_to_numpy(wanted[name].value))
         start = 0
         for part in parts:
-            piece = value[..., start : start + part.width]
+            theirs[part.name] = ModelTensor(
+                part.shape, ours[name].dtype, reader(ours[name], part, start)
+            )
             start += part.width
-            yield part.name, np.ascontiguousarray(part.layout.to_theirs(piece))
+    return theirs

@@ -70,9 +70,9 @@ def save_gguf(
             writer.write_header_to_file()
             writer.write_kv_data_to_file()
             writer.write_ti_data_to_file()
-            for tensor, value in split_tensors(mapping, variables):
-                kind, _, _ = _stored(value.shape, tensor, dtype)
-                full = np.ascontiguousarray(value, "float32")
+            for tensor, ours in split_tensors(mapping, variables).items():
+                kind, _, _ = _stored(ours.shape, tensor, dtype)
+                full = np.ascontiguousarray(ours.read(), "float32")
                 _require_range(tensor, full, kind.name)
                 writer.write_tensor_data(gguf.quantize(full, kind))
         finally:

@@ -7,6 +7,7 @@ SCHEME = "hf://"
 
 _SMALL_FILES = ("*.json", "*.jinja", "merges.txt")
 _PATIENCE = 10.0  # seconds
+_HTTP_LIBRARIES = ("httpx", "httpx2", "httpcore", "requests", "urllib3")
 _SAFETENSORS, _TORCH = "*.safetensors", "pytorch_model*.bin"
 
 
@@ -104,6 +105,14 @@ def fetch(source: str, with_weights: bool = True) -> Path:
     except errors.HFValidationError as error:
         raise ValueError(
             f"source must name a repository. Received: {source!r} ({error})"
+        ) from error
+    except Exception as error:
+        # A download that breaks off comes as an error of the HTTP library, which is another one in
+        # every second release of the hub's.
+        if type(error).__module__.partition(".")[0] not in _HTTP_LIBRARIES:
+            raise
+        raise ConnectionError(
+            f"the download of {source} broke off; try again. Received: {_first_line(error)}"
         ) from error
 
 

@@ -47,8 +47,8 @@ def save_huggingface(
         **_token_ids(tokenizer, settings),
     }
     with whole_folder(folder, overwrite) as scratch:
-        tensors = dict(split_tensors(family.tensors(config), variables))
-        content["dtype"] = content["torch_dtype"] = next(iter(tensors.values())).dtype.name
+        tensors = split_tensors(family.tensors(config), variables)
+        content["dtype"] = content["torch_dtype"] = next(iter(tensors.values())).dtype
         write_safetensors(scratch / "model.safetensors", tensors, format="pt")
         _write_json(scratch / "config.json", content)
         _write_json(scratch / "generation_config.json", _generation(tokenizer, settings))

@@ -1,7 +1,7 @@
 """KerasHub's GPT-2 presets, read and written; `kaggle://` through its own download."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,7 @@ import numpy as np
 from keras_gpt.checkpoints.checkpoint import (
     Checkpoint,
     Layout,
+    ModelTensor,
     Part,
     StoredTensor,
     TensorMap,
@@ -190,13 +191,13 @@ def _save_text_parts(
     (folder / TASK_CONFIG_FILE).write_text(json.dumps(text, indent=4), encoding="utf-8")
 
 
-def _fill(file: Path, values: Any) -> None:
+def _fill(file: Path, tensors: Mapping[str, ModelTensor]) -> None:
     """Put values in the place of those in a weights file."""
     import h5py
 
     with h5py.File(file, "r+") as opened:
-        for name, value in values:
-            opened[name][...] = value
+        for name, tensor in tensors.items():
+            opened[name][...] = tensor.read()
 
 
 def _open(file: Path) -> dict[str, StoredTensor]:

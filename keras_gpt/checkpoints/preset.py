@@ -1,14 +1,14 @@
 """Our own folder: `config.json`, `model.safetensors` and `tokenizer.json`."""
 
+import functools
+import hashlib
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from keras_gpt.checkpoints.checkpoint import Checkpoint
+from keras_gpt.checkpoints.checkpoint import Checkpoint, ModelTensor
 from keras_gpt.checkpoints.safetensors_files import open_safetensors, write_safetensors
 from keras_gpt.files import whole_folder
 from keras_gpt.generation_settings import GenerationSettings
@@ -19,13 +19,14 @@ if TYPE_CHECKING:
 _CONFIG, _WEIGHTS, _TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
 _FORMAT = "keras_gpt"
 _VERSION = 1
+_DIGEST = "weights_sha256"
 
 
 def save_preset(
     folder: str | os.PathLike[str],
     model: str,
     config: dict[str, Any],
-    tensors: Mapping[str, np.ndarray],
+    tensors: Mapping[str, ModelTensor],
     tokenizer: "Tokenizer | None",
     settings: GenerationSettings,
     overwrite: bool = False,
@@ -36,7 +37,7 @@ def save_preset(
         folder: where to.
         model: name of the model's class.
         config: what the model is made from, in JSON's types.
-        tensors: our name of each weight -> its value, which keeps its dtype.
+        tensors: our name of each weight -> the weight, which keeps its dtype.
         tokenizer: goes along where there is one.
         settings: how the model is meant to be run.
         overwrite: whether a non-empty folder may be replaced.
@@ -52,10 +53,9 @@ def save_preset(
             "model": model,
             "config": config,
             "generation": settings.to_dict(),
+            _DIGEST: write_safetensors(scratch / _WEIGHTS, tensors, format=_FORMAT),
         }
         (scratch / _CONFIG).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        contiguous = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
-        write_safetensors(scratch / _WEIGHTS, contiguous, format=_FORMAT)
         if tokenizer is not None:
             tokenizer.save(scratch)
 
@@ -110,7 +110,22 @@ def read_preset(folder: str | os.PathLike[str], with_weights: bool = True) -> Ch
         tensors=open_safetensors([weights]) if with_weights else {},
         tokenizer=tokenizer,
         settings=settings,
+        # Presets from before the digest have none.
+        verify=functools.partial(_verify, weights, content[_DIGEST])
+        if _DIGEST in content
+        else None,
     )
+
+
+def _verify(weights: Path, expected: object) -> None:
+    with open(weights, "rb") as opened:
+        digest = hashlib.file_digest(opened, "sha256").hexdigest()
+    if digest != expected:
+        raise ValueError(
+            f"{weights} is not the file that was saved with {_CONFIG}: it is damaged, or was changed "
+            f"(if that was on purpose, take '{_DIGEST}' out of {_CONFIG}). Received: sha256 {digest}, "
+            f"not {expected}"
+        )
 
 
 def is_preset(content: object) -> bool:

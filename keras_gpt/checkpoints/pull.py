@@ -13,9 +13,11 @@ import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
+
 from keras_gpt.checkpoints import hub
 from keras_gpt.checkpoints.catalogue import MODELS, CatalogueEntry, cache_folder
-from keras_gpt.checkpoints.checkpoint import Checkpoint
+from keras_gpt.checkpoints.checkpoint import Checkpoint, ModelTensor, StoredTensor
 from keras_gpt.checkpoints.gguf_reader import read_gguf
 from keras_gpt.checkpoints.preset import save_preset
 
@@ -270,9 +272,13 @@ def _convert(checkpoint: Checkpoint, entry: CatalogueEntry, folder: Path) -> Non
         checkpoint.model,
         checkpoint.config,
         {
-            name: tensor.read().astype("float32", copy=False)
+            name: ModelTensor(tensor.shape, "float32", _float32_reader(tensor))
             for name, tensor in checkpoint.tensors.items()
         },
         checkpoint.tokenizer,
         type(checkpoint.settings).of(settings),
     )
+
+
+def _float32_reader(tensor: StoredTensor) -> Callable[[], np.ndarray]:
+    return lambda: tensor.read().astype("float32", copy=False)

@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from keras_gpt.checkpoints import Checkpoint, named_values, open_checkpoint, save_preset
+from keras_gpt.checkpoints import Checkpoint, named_tensors, open_checkpoint, save_preset
 from keras_gpt.files import whole_file
 
 
@@ -66,7 +66,7 @@ class Keeping(keras.Model):
             folder,
             type(self).__name__,
             self._preset_config(),
-            named_values(self.weights),
+            named_tensors(self.weights),
             self.tokenizer,
             self.generation_settings,
             overwrite,

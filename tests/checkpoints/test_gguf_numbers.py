@@ -10,9 +10,7 @@ import pytest
 from gpt_cases import make_gpt, small_tokenizer
 
 from keras_gpt import GPT, Tokenizer
-from keras_gpt.checkpoints.gguf_header import read_header
 from keras_gpt.checkpoints.gguf_reader import read_gguf
-from keras_gpt.checkpoints.gguf_writer import save_gguf
 from keras_gpt.generation_settings import GenerationSettings
 from keras_gpt.tokenizers.byte_alphabet import byte_characters
 

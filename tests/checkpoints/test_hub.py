@@ -16,6 +16,8 @@ from gpt_cases import make_gpt
 from keras_gpt.checkpoints.hub import parse_hub_address
 
 COMMIT = "a" * 40
+# A revision whose weights break off in the middle.
+BROKEN = "b" * 40
 
 
 @pytest.mark.parametrize(
@@ -56,7 +58,8 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             name = path.rsplit("/", 1)[1]
             if path.startswith("/api/models/owner/name/revision/"):
                 siblings = [{"rfilename": file} for file in files]
-                self._give(json.dumps({"id": "owner/name", "sha": COMMIT, "siblings": siblings}))
+                commit = BROKEN if name == BROKEN else COMMIT
+                self._give(json.dumps({"id": "owner/name", "sha": commit, "siblings": siblings}))
             elif path.startswith("/api/models/owner/name/tree/"):
                 tree = [
                     {"type": "file", "path": file, "size": len(data), "oid": "0"}
@@ -64,7 +67,8 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
                 ]
                 self._give(json.dumps(tree))
             elif path.startswith("/owner/name/resolve/") and name in files:
-                self._give(files[name])
+                broken = path.startswith(f"/owner/name/resolve/{BROKEN}/")
+                self._give(files[name], broken and name.endswith(".safetensors"))
             else:
                 self.send_response(404)
                 self.send_header("X-Error-Code", "RepoNotFound")
@@ -72,15 +76,15 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
         do_HEAD = do_GET  # noqa: N815  the base class names it
 
-        def _give(self, body: str | bytes) -> None:
+        def _give(self, body: str | bytes, broken: bool = False) -> None:
             data = body.encode() if isinstance(body, str) else body
             self.send_response(200)
             self.send_header("Content-Length", str(len(data)))
             self.send_header("ETag", f'"{hashlib.sha256(data).hexdigest()}"')
-            self.send_header("X-Repo-Commit", COMMIT)
+            self.send_header("X-Repo-Commit", BROKEN if BROKEN in self.path else COMMIT)
             self.end_headers()
             if self.command == "GET":
-                self.wfile.write(data)
+                self.wfile.write(data[: len(data) // 2] if broken else data)
 
         def log_message(self, format: str, *args: object) -> None:
             """Keep quiet."""
@@ -125,3 +129,12 @@ def test_what_the_hub_has_not_is_named(hub: str, tmp_path: Path) -> None:
     assert absent.startswith("FileNotFoundError the hub does not give hf://owner/other")
     offline = _load("hf://owner/name", tmp_path, HF_ENDPOINT=hub, HF_HUB_OFFLINE="1")
     assert offline.startswith("ConnectionError hf://owner/name is not in the hub's cache")
+
+
+def test_a_download_that_breaks_off_is_named(hub: str, tmp_path: Path) -> None:
+    """Whatever the hub's HTTP library calls it; nothing half-made is loaded later."""
+    for environment in ({}, {"HF_HUB_OFFLINE": "1"}):
+        said = _load(f"hf://owner/name@{BROKEN}", tmp_path, HF_ENDPOINT=hub, **environment)
+        assert said.startswith("ConnectionError "), said
+        assert f"hf://owner/name@{BROKEN}" in said
+    assert not list(tmp_path.rglob("*.safetensors"))

@@ -211,6 +211,13 @@ def _change(folder: Path, change: Callable[[dict[str, np.ndarray]], Any]) -> Non
     save_file(tensors, folder / "model.safetensors")
 
 
+def _flip(folder: Path) -> None:
+    """Change one bit of the last number."""
+    data = bytearray((folder / "model.safetensors").read_bytes())
+    data[-1] ^= 1
+    (folder / "model.safetensors").write_bytes(data)
+
+
 def _config(folder: Path, text: str) -> None:
     (folder / "config.json").write_text(text, encoding="utf-8")
 
@@ -232,6 +239,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], type[Exception], str]] = {
         FileNotFoundError,
         "no file .*model.safetensors",
     ),
+    "a bit changed": (_flip, ValueError, "model.safetensors is not the file that was saved"),
     "another shape": (
         lambda f: _change(f, lambda t: t.update({"final_norm/gamma": np.zeros(31, "float32")})),
         ValueError,
@@ -314,7 +322,9 @@ def test_a_gpt_is_no_classifier(folder: Path) -> None:
         GPTClassifier.from_preset(folder)
 
 
-@pytest.mark.parametrize("name", ["another shape", "a missing tensor", "weights cut short"])
+@pytest.mark.parametrize(
+    "name", ["another shape", "a missing tensor", "weights cut short", "a bit changed"]
+)
 def test_weights_that_do_not_fit_change_nothing(folder: Path, gpt: GPT, name: str) -> None:
     """All is compared before the first value is set, so no model is half of each."""
     BROKEN[name][0](folder)
@@ -348,18 +358,33 @@ def test_a_save_that_breaks_off_leaves_the_old_folder(
 ) -> None:
     """A full disk in the middle of the weights, or the user's interrupt."""
     before = _content(folder)
+    left = 0
+    convert = keras.ops.convert_to_numpy
 
-    def fail(tensors: Any, path: Path, **kwargs: Any) -> None:
-        Path(path).write_bytes(b"half")
-        raise error
+    def fail(value: Any) -> np.ndarray:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            raise error
+        return convert(value)
 
-    monkeypatch.setattr("safetensors.numpy.save_file", fail)
-    with pytest.raises(type(error)):
-        gpt.save_to_preset(folder, overwrite=True)
-    with pytest.raises(type(error)):
-        gpt.save_to_preset(folder.parent / "new")
+    monkeypatch.setattr("keras.ops.convert_to_numpy", fail)
+    for target, overwrite in ((folder, True), (folder.parent / "new", False)):
+        left = 5
+        with pytest.raises(type(error)):
+            gpt.save_to_preset(target, overwrite=overwrite)
+        assert left == 0
     assert _content(folder) == before
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+
+
+def test_weights_changed_on_purpose_are_read_without_the_digest(folder: Path) -> None:
+    """As the message says; presets of older releases have none either."""
+    _flip(folder)
+    content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    del content["weights_sha256"]
+    _config(folder, json.dumps(content))
+    GPT.from_preset(folder)
 
 
 @pytest.mark.slow
