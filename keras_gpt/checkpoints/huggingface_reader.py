@@ -34,25 +34,33 @@ def read_huggingface(folder: Path, with_weights: bool = True) -> Checkpoint:
         ImportError: the weights are torch's and torch is not installed.
     """
     content = read_json(folder / "config.json")
-    family = FAMILIES.get(content.get("model_type", ""))
+    kind = content.get("model_type")
+    family = FAMILIES.get(kind) if isinstance(kind, str) else None
     if family is None:
         raise ValueError(
             f"{folder / 'config.json'} must be of one of the architectures {sorted(FAMILIES)}. "
-            f"Received: model_type={content.get('model_type')!r}"
+            f"Received: model_type={kind!r:.80}"
         )
-    config = GPTConfig.from_dict(family.read(content))
+    try:
+        config = GPTConfig.from_dict(family.read(content))
+    except ValueError as error:
+        raise ValueError(f"{folder / 'config.json'}: {error}") from error
     tensors: Mapping[str, StoredTensor] = {}
     if with_weights:
         stored = _tidy(_open_weights(folder), family, config, str(folder))
         tensors = map_tensors(family.tensors(config), stored, str(folder))
     tokenizer = _read_tokenizer(folder, family)
+    try:
+        settings = _read_settings(folder, content, config.vocab_size)
+    except ValueError as error:
+        raise ValueError(f"the generation settings of {folder}: {error}") from error
     return Checkpoint(
         source=str(folder),
         model="GPT",
         config=config.to_dict(),
         tensors=tensors,
         tokenizer=tokenizer,
-        settings=_read_settings(folder, content, config.vocab_size),
+        settings=settings,
     )
 
 
@@ -80,7 +88,7 @@ def read_json_value(file: Path) -> Any:
         raise FileNotFoundError(f"the folder must hold a {file.name}. Received: no file {file}")
     try:
         return json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{file} is not valid JSON ({error})") from error
 
 
@@ -216,7 +224,7 @@ def _read_settings(folder: Path, config: Mapping[str, Any], vocab_size: int) -> 
     # Small test models keep GPT-2's 50256 with a smaller vocabulary: an id that never comes.
     ends = [end for end in ends if isinstance(end, int) and 0 <= end < vocab_size]
     template = tokens.get("chat_template")
-    if isinstance(template, list):  # several by name
+    if isinstance(template, list) and all(map(_is_named, template)):  # several by name
         named = {each.get("name"): each.get("template") for each in template}
         template = named.get("default")
     if (folder / "chat_template.jinja").is_file():
@@ -231,6 +239,10 @@ def _read_settings(folder: Path, config: Mapping[str, Any], vocab_size: int) -> 
         eos_token=_token(tokens.get("eos_token")),
         pad_token=_token(tokens.get("pad_token")),
     )
+
+
+def _is_named(template: Any) -> bool:
+    return isinstance(template, dict) and isinstance(template.get("name"), str)
 
 
 def _optional_json(file: Path) -> dict[str, Any]:

@@ -1,11 +1,9 @@
 """KerasHub's GPT-2 presets, read and written; `kaggle://` through its own download."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from keras_gpt.checkpoints.checkpoint import (
     Checkpoint,
@@ -17,11 +15,12 @@ from keras_gpt.checkpoints.checkpoint import (
     map_tensors,
     split_tensors,
 )
-from keras_gpt.checkpoints.huggingface_families import (
+from keras_gpt.checkpoints.config_checks import (
     require_fields,
     require_no_windows,
     take,
 )
+from keras_gpt.checkpoints.hdf5_file import open_hdf5
 from keras_gpt.checkpoints.huggingface_reader import read_json
 from keras_gpt.config import GPTConfig
 from keras_gpt.files import whole_folder
@@ -86,8 +85,22 @@ def read_keras_hub(folder: str | os.PathLike[str]) -> Checkpoint:
     fields = content.get("config")
     if not isinstance(fields, dict):
         raise ValueError(f"{path / 'config.json'} must have a config. Received: {fields!r:.80}")
+    try:
+        config = _config(fields)
+    except ValueError as error:
+        raise ValueError(f"{path / 'config.json'}: {error}") from error
+    return Checkpoint(
+        source=str(path),
+        model="GPT",
+        config=config.to_dict(),
+        tensors=map_tensors(_tensors(config), _open(path / _WEIGHTS), str(path)),
+        tokenizer=_tokenizer(path / "assets" / "tokenizer"),
+    )
+
+
+def _config(fields: Mapping[str, Any]) -> GPTConfig:
     dropout = fields.get("dropout", 0.1)
-    config = GPTConfig(
+    return GPTConfig(
         vocab_size=take(fields, "vocabulary_size"),
         embedding_dim=take(fields, "hidden_dim"),
         num_heads=take(fields, "num_heads"),
@@ -97,13 +110,6 @@ def read_keras_hub(folder: str | os.PathLike[str]) -> Checkpoint:
         embedding_dropout=dropout,
         attention_dropout=dropout,
         residual_dropout=dropout,
-    )
-    return Checkpoint(
-        source=str(path),
-        model="GPT",
-        config=config.to_dict(),
-        tensors=map_tensors(_tensors(config), _open(path / _WEIGHTS), str(path)),
-        tokenizer=_tokenizer(path / "assets" / "tokenizer"),
     )
 
 
@@ -201,37 +207,12 @@ def _fill(file: Path, tensors: Mapping[str, ModelTensor]) -> None:
 
 
 def _open(file: Path) -> dict[str, StoredTensor]:
-    import h5py
-
     if not file.is_file():
         raise FileNotFoundError(
             f"the preset must have its weights in one {_WEIGHTS}. Received: no {file}"
         )
-    stored: dict[str, StoredTensor] = {}
-
-    def visit(name: str, item: Any) -> None:
-        # Dropout keeps the state of its random numbers among the weights.
-        if isinstance(item, h5py.Dataset) and "seed_generator" not in name:
-            stored[name] = StoredTensor(tuple(item.shape), _reader(file, name))
-
-    try:
-        with h5py.File(file, "r") as opened:
-            opened.visititems(visit)
-    except OSError as error:  # the library has no other class for a damaged file
-        raise ValueError(
-            f"{file} is damaged or cut short ({error}); save or download it again"
-        ) from error
-    return stored
-
-
-def _reader(file: Path, name: str) -> Callable[[], np.ndarray]:
-    def read() -> np.ndarray:
-        import h5py
-
-        with h5py.File(file, "r") as opened:
-            return np.asarray(opened[name][...])
-
-    return read
+    # Dropout keeps the state of its random numbers among the weights.
+    return open_hdf5(file, unused="seed_generator")
 
 
 def _tensors(config: GPTConfig) -> TensorMap:

@@ -112,11 +112,11 @@ def _open(folder: Path, total: int) -> list[np.ndarray]:
             f"the folder must hold params_0.npy and those that follow. Received: no "
             f"params_{missing[0]}.npy in {folder}"
         )
-    pieces = []
+    pieces: list[np.ndarray] = []
     for number in sorted(found):
         try:
-            piece = np.load(found[number], mmap_mode="r", allow_pickle=False)
-        except (ValueError, EOFError, OSError) as error:
+            piece = np.lib.format.open_memmap(found[number], mode="r")
+        except Exception as error:  # what a damaged header raises has no common class
             raise ValueError(
                 f"{found[number]} is damaged or cut short ({error}); download it again"
             ) from error

@@ -48,15 +48,18 @@ def _config(file: Path) -> GPTConfig:
     numbers = read_json(file)
     needed = ("n_vocab", "n_ctx", "n_embd", "n_head", "n_layer")
     if not all(isinstance(numbers.get(name), int) for name in needed):
-        raise ValueError(f"{file} must hold the integers {needed}. Received: {numbers}")
-    return GPTConfig(
-        vocab_size=numbers["n_vocab"],
-        embedding_dim=numbers["n_embd"],
-        num_heads=numbers["n_head"],
-        feed_forward_dim=4 * numbers["n_embd"],
-        num_layers=numbers["n_layer"],
-        context_length=numbers["n_ctx"],
-    )
+        raise ValueError(f"{file} must hold the integers {needed}. Received: {numbers!s:.300}")
+    try:
+        return GPTConfig(
+            vocab_size=numbers["n_vocab"],
+            embedding_dim=numbers["n_embd"],
+            num_heads=numbers["n_head"],
+            feed_forward_dim=4 * numbers["n_embd"],
+            num_layers=numbers["n_layer"],
+            context_length=numbers["n_ctx"],
+        )
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
 
 
 def _prefix(folder: Path) -> Path:

@@ -335,6 +335,15 @@ class GPTClassifier(Keeping, keras.Model):
         checkpoint = cls._open(source)
         config = dict(checkpoint.config)
         fields = GPTConfig.from_dict(config.pop("gpt", {})).to_dict()
+        if not {"num_classes"} <= set(config) <= {
+            "num_classes",
+            "label_names",
+            "dropout",
+        } or not isinstance(config.get("label_names", []), list | None):
+            raise ValueError(
+                "the folder's config.json must have num_classes, dropout and label_names (a list) "
+                f"beside gpt. Received: source={os.fspath(source)!r}, with {config!r:.300}"
+            )
         gpt = GPT(
             **fields,
             tokenizer=checkpoint.tokenizer,

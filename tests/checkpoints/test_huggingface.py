@@ -314,6 +314,19 @@ def _edit(folder: Path, **changes: Any) -> None:
     file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
 
 
+def _edit_llama(folder: Path, **changes: Any) -> None:
+    content = {
+        "model_type": "llama",
+        "vocab_size": 270,
+        "hidden_size": 32,
+        "num_attention_heads": 4,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "max_position_embeddings": 24,
+    }
+    (folder / "config.json").write_text(json.dumps({**content, **changes}))
+
+
 def _edit_tensors(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
     file = folder / "model.safetensors"
     tensors = load_file(file)
@@ -463,6 +476,50 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], type[Exception], str]] = {
         ValueError,
         "lm_head.weight differs",
     ),
+    **{
+        f"a config with {name}={value!r:.20}": (
+            lambda f, name=name, value=value: _edit(f, **{name: value}),
+            ValueError,
+            f"config.json.*Received: {name}=",
+        )
+        for name, value in (
+            ("model_type", ["gpt2"]),
+            ("activation_function", ["gelu"]),
+            ("n_embd", {}),
+            ("n_embd", -32),
+            ("n_layer", True),
+        )
+    },
+    **{
+        f"a Llama's config with {name}={value!r:.20}": (
+            lambda f, name=name, value=value: _edit_llama(f, **{name: value}),
+            ValueError,
+            f"config.json: .*Received: {name if ours is None else ours}=",
+        )
+        for name, value, ours in (
+            ("num_attention_heads", 0, None),
+            ("num_attention_heads", "4", None),
+            ("rope_parameters", "x", None),
+            ("rope_scaling", ["x"], None),
+            ("rms_norm_eps", 10**400, "norm_epsilon"),
+            ("rms_norm_eps", float("inf"), "norm_epsilon"),
+        )
+    },
+    "a config nested too deeply": (
+        lambda f: (f / "config.json").write_text("[" * 200_000),
+        ValueError,
+        "config.json is not valid JSON",
+    ),
+    **{
+        f"chat templates that are {value!r}": (
+            lambda f, value=value: (f / "tokenizer_config.json").write_text(
+                json.dumps({"chat_template": value})
+            ),
+            ValueError,
+            "generation settings of .*hf: chat_template must be a string",
+        )
+        for value in (["x"], [{"name": [], "template": "x"}], 5)
+    },
     "settings out of range": (
         lambda f: (f / "generation_config.json").write_text('{"top_p": 7}'),
         ValueError,

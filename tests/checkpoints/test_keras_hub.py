@@ -12,6 +12,7 @@ import pytest
 from gpt_cases import logits_of, make_gpt, random_ids, small_tokenizer
 
 from keras_gpt import GPT, Tokenizer
+from keras_gpt.checkpoints.keras_hub import read_keras_hub
 from keras_gpt.generation_settings import GenerationSettings
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # its own
@@ -157,6 +158,30 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], type[Exception], str]] = {
         "merges.txt",
     ),
 }
+
+
+def test_damaged_bytes_are_refused_by_the_file_s_name(
+    written: tuple[Path, Any], tmp_path: Path
+) -> None:
+    """Wherever they are; those of a number are not noticed."""
+    folder = tmp_path / "preset"
+    shutil.copytree(written[0], folder)
+    file = folder / "model.weights.h5"
+    whole = file.read_bytes()
+    rng = np.random.default_rng(0)
+    refused = []
+    for _ in range(300):
+        data = bytearray(whole)
+        for place in rng.integers(0, len(data), 40):
+            data[place] = rng.integers(256)
+        file.write_bytes(bytes(data))
+        try:
+            for tensor in read_keras_hub(folder).tensors.values():
+                tensor.read()
+        except ValueError as error:
+            refused.append(str(error))
+    assert len(refused) > 30
+    assert all(str(folder) in message for message in refused)
 
 
 @pytest.mark.parametrize("name", BROKEN)

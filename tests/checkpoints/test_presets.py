@@ -288,6 +288,24 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], type[Exception], str]] = {
         ValueError,
         "must hold a GPT",
     ),
+    "config nested too deeply": (
+        lambda f: _config(f, "[" * 200_000),
+        ValueError,
+        "config.json is not valid JSON",
+    ),
+    **{
+        f"generation is {value!r}": (
+            lambda f, value=value: _edit(f, generation=value),
+            ValueError,
+            "config.json, 'generation': .*Received",
+        )
+        for value in (5, [1], "abc", {"temperature": 10**400}, {"top_p": "x"})
+    },
+    "a tokenizer nested too deeply": (
+        lambda f: (f / "tokenizer.json").write_text("[" * 200_000),
+        ValueError,
+        "tokenizer.json must be JSON",
+    ),
     "broken tokenizer": (
         lambda f: (f / "tokenizer.json").write_text("{}"),
         ValueError,
@@ -319,6 +337,13 @@ def test_a_gpt_is_no_classifier(folder: Path) -> None:
         GPTClassifier.from_preset(folder)
     _edit(folder, model="GPTClassifier", config={"num_classes": 2})
     with pytest.raises(ValueError, match="vocab_size"):
+        GPTClassifier.from_preset(folder)
+    for wrong in ({}, {"num_classes": 2, "wings": 2}, {"num_classes": 2, "label_names": 5}):
+        _edit(folder, config={"gpt": SMALL, **wrong})
+        with pytest.raises(ValueError, match=r"must have num_classes.*Received"):
+            GPTClassifier.from_preset(folder)
+    _edit(folder, config={"gpt": 5, "num_classes": 2})
+    with pytest.raises(ValueError, match="fields must be a dictionary"):
         GPTClassifier.from_preset(folder)
 
 
