@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from keras_gpt.checkpoints.checkpoint import Checkpoint, StoredTensor, map_tensors
+from keras_gpt.checkpoints.checkpoint import (
+    Checkpoint,
+    StoredTensor,
+    map_tensors,
+    require_size,
+)
 from keras_gpt.checkpoints.huggingface_families import FAMILIES, Family
 from keras_gpt.checkpoints.safetensors_files import open_safetensors
 from keras_gpt.config import GPTConfig
@@ -47,7 +52,9 @@ def read_huggingface(folder: Path, with_weights: bool = True) -> Checkpoint:
         raise ValueError(f"{folder / 'config.json'}: {error}") from error
     tensors: Mapping[str, StoredTensor] = {}
     if with_weights:
-        stored = _tidy(_open_weights(folder), family, config, str(folder))
+        found = _open_weights(folder)
+        require_size(str(folder), found, config.num_layers)
+        stored = _tidy(found, family, config, str(folder))
         tensors = map_tensors(family.tensors(config), stored, str(folder))
     tokenizer = _read_tokenizer(folder, family)
     try:

@@ -106,11 +106,12 @@ def _open(folder: Path, total: int) -> list[np.ndarray]:
         for file in folder.glob("params_*.npy")
         if (match := re.fullmatch(r"params_(\d+)\.npy", file.name))
     }
-    missing = sorted(set(range(max(found, default=0) + 1)) - set(found))
-    if missing:
+    # Not a list of all up to the highest, which a file's name may set at will.
+    due = next((place for place, number in enumerate(sorted(found)) if place != number), None)
+    if due is not None or not found:
         raise FileNotFoundError(
             f"the folder must hold params_0.npy and those that follow. Received: no "
-            f"params_{missing[0]}.npy in {folder}"
+            f"params_{due or 0}.npy in {folder}"
         )
     pieces: list[np.ndarray] = []
     for number in sorted(found):

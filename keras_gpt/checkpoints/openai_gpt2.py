@@ -8,7 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from keras_gpt.checkpoints.checkpoint import Checkpoint, Layout, Part, StoredTensor, map_tensors
+from keras_gpt.checkpoints.checkpoint import (
+    Checkpoint,
+    Layout,
+    Part,
+    StoredTensor,
+    map_tensors,
+    require_size,
+)
 from keras_gpt.checkpoints.huggingface_reader import read_json
 from keras_gpt.config import GPTConfig
 
@@ -35,6 +42,7 @@ def read_openai_gpt2(folder: str | os.PathLike[str]) -> Checkpoint:
     path = Path(folder)
     config = _config(path / "hparams.json")
     stored = _open(_prefix(path))
+    require_size(str(path), stored, config.num_layers)
     return Checkpoint(
         source=str(path),
         model="GPT",

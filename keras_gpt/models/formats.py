@@ -4,7 +4,7 @@ import os
 from typing import Any, Self
 
 from keras_gpt.checkpoints import load_weights as load_checkpoint_weights
-from keras_gpt.checkpoints import save_huggingface
+from keras_gpt.checkpoints import require_size, save_huggingface
 from keras_gpt.config import GPTConfig
 from keras_gpt.models.keeping import Keeping
 
@@ -52,6 +52,10 @@ class Formats(Keeping):
             return cls(**GPTConfig.preset(str(source)).to_dict(), dtype=dtype)
         checkpoint = cls._open(source, load_weights)
         config = GPTConfig.from_dict(checkpoint.config)
+        if load_weights:
+            require_size(
+                checkpoint.source, checkpoint.tensors, config.num_layers, config.num_parameters
+            )
         model = cls(
             **config.to_dict(),
             tokenizer=checkpoint.tokenizer,

@@ -446,6 +446,16 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], type[Exception], str]] = {
         "scale_attn_weights",
     ),
     "a config without a width": (lambda f: _edit(f, n_embd=None), ValueError, "'n_embd'"),
+    "more layers than there are tensors": (
+        lambda f: _edit(f, n_layer=10**9),
+        ValueError,
+        "1000000000 layers. Received: .* tensors",
+    ),
+    "a Llama of more layers than there are tensors": (
+        lambda f: _edit_llama(f, num_hidden_layers=10**9),
+        ValueError,
+        "1000000000 layers. Received: .* tensors",
+    ),
     "heads that do not divide": (lambda f: _edit(f, n_head=5), ValueError, "num_heads"),
     "a config that is a list": (
         lambda f: (f / "config.json").write_text("[]"),

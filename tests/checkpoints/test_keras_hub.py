@@ -151,6 +151,11 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], type[Exception], str]] = {
     "no weights": (lambda f: (f / "model.weights.h5").unlink(), FileNotFoundError, "weights.h5"),
     "another width": (lambda f: _edit(f, intermediate_dim=73), ValueError, "of another shape"),
     "more layers": (lambda f: _edit(f, num_layers=4), ValueError, "transformer_decoder_3"),
+    "more layers than tensors": (
+        lambda f: _edit(f, num_layers=10**9),
+        ValueError,
+        "1000000000 layers. Received: .* tensors",
+    ),
     "no width": (lambda f: _edit(f, hidden_dim=None), ValueError, "hidden_dim"),
     "no merges": (
         lambda f: (f / "assets" / "tokenizer" / "merges.txt").unlink(),

@@ -136,6 +136,11 @@ BROKEN_GPT2: dict[str, tuple[Callable[[Path], Any], type[Exception], str]] = {
     "no index": (lambda f: (f / "model.ckpt.index").unlink(), FileNotFoundError, r"model\.ckpt"),
     "another width": (lambda f: _change_hparams(f, n_embd=64), ValueError, "of another shape"),
     "more layers": (lambda f: _change_hparams(f, n_layer=3), ValueError, "missing .*model/h2"),
+    "more layers than tensors": (
+        lambda f: _change_hparams(f, n_layer=10**9),
+        ValueError,
+        "1000000000 layers. Received: .* tensors",
+    ),
     "fewer layers": (lambda f: _change_hparams(f, n_layer=1), ValueError, "extra .*model/h1"),
     "no heads": (lambda f: _change_hparams(f, n_head=None), ValueError, "n_head"),
     "heads that do not divide": (
@@ -245,6 +250,16 @@ BROKEN_GPT1: dict[str, tuple[Callable[[Path], Any], type[Exception], str]] = {
         "params_4.npy is dam",
     ),
     "a file missing": (lambda f: (f / "params_4.npy").unlink(), FileNotFoundError, "no params_4"),
+    "a file of a high number": (
+        lambda f: (f / "params_9999999999.npy").touch(),
+        FileNotFoundError,
+        "no params_10",
+    ),
+    "no files": (
+        lambda f: [file.unlink() for file in f.glob("params_*.npy")],
+        FileNotFoundError,
+        "no params_0",
+    ),
     "the last file missing": (
         lambda f: (f / "params_9.npy").unlink(),
         ValueError,

@@ -273,6 +273,20 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], type[Exception], str]] = {
         ValueError,
         "must have 'model'",
     ),
+    **{
+        f"a config of {name}={value}": (
+            lambda f, name=name, value=value: _edit(f, config={**SMALL, name: value}),
+            ValueError,
+            "model.safetensors must hold the tensors that its config .*Received: .* tensors",
+        )
+        for name, value in (
+            ("num_layers", 10**9),
+            ("vocab_size", 10**12),
+            ("embedding_dim", 4 * 10**9),
+            ("feed_forward_dim", 10**12),
+            ("context_length", 10**12),
+        )
+    },
     "an unknown field": (
         lambda f: _edit(f, config={**SMALL, "wings": 2}),
         ValueError,
@@ -341,6 +355,13 @@ def test_a_gpt_is_no_classifier(folder: Path) -> None:
     for wrong in ({}, {"num_classes": 2, "wings": 2}, {"num_classes": 2, "label_names": 5}):
         _edit(folder, config={"gpt": SMALL, **wrong})
         with pytest.raises(ValueError, match=r"must have num_classes.*Received"):
+            GPTClassifier.from_preset(folder)
+    for huge in (
+        {"gpt": SMALL, "num_classes": 10**12},
+        {"gpt": {**SMALL, "num_layers": 10**9}, "num_classes": 2},
+    ):
+        _edit(folder, config=huge)
+        with pytest.raises(ValueError, match=r"must hold the tensors.*Received"):
             GPTClassifier.from_preset(folder)
     _edit(folder, config={"gpt": 5, "num_classes": 2})
     with pytest.raises(ValueError, match="fields must be a dictionary"):
