@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -145,6 +146,37 @@ def _cut(file: Path) -> None:
     file.write_bytes(data[: len(data) // 2])
 
 
+NORM = "layers/layer_normalization/vars/0"
+TOKENS = "layers/reversible_embedding/vars/0"
+
+
+def _replace(name: str = NORM, **how: Any) -> Callable[[Path], Any]:
+    """Make a function that declares a tensor anew, and writes nothing into it."""
+
+    def replace(folder: Path) -> None:
+        (folder / "secret").write_bytes(b"0123" * 9999)
+        with h5py.File(folder / "model.weights.h5", "r+") as opened:
+            shape = opened[name].shape
+            del opened[name]
+            opened.create_dataset(name, **{"shape": shape, "dtype": "float32", **how})
+
+    return replace
+
+
+def _virtual(folder: Path) -> None:
+    layout = h5py.VirtualLayout((32,), "float32")
+    layout[:] = h5py.VirtualSource("elsewhere.h5", "secret", (32,))
+    with h5py.File(folder / "model.weights.h5", "r+") as opened:
+        del opened[NORM]
+        opened.create_virtual_dataset(NORM, layout)
+
+
+def _huge(folder: Path) -> None:
+    """Declare more numbers than any memory has, in both files."""
+    _edit(folder, vocabulary_size=10**12)
+    _replace(TOKENS, shape=(10**12, 32), chunks=(64, 32), compression="gzip")(folder)
+
+
 BROKEN: dict[str, tuple[Callable[[Path], Any], type[Exception], str]] = {
     "another model": (_class, ValueError, "class_name='LlamaBackbone'"),
     "weights cut short": (lambda f: _cut(f / "model.weights.h5"), ValueError, "damaged or cut"),
@@ -156,6 +188,21 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], type[Exception], str]] = {
         ValueError,
         "1000000000 layers. Received: .* tensors",
     ),
+    "numbers of another file": (
+        _replace(external=[("secret", 0, h5py.h5f.UNLIMITED)]),
+        ValueError,
+        f"model.weights.h5 must hold .*Received: {NORM}, .*external",
+    ),
+    "numbers of another HDF5 file": (_virtual, ValueError, f"Received: {NORM}, .*virtual"),
+    "numbers that are not there": (_replace(), ValueError, f"{NORM}, of shape .* 0 numbers are"),
+    "chunks that are not there": (
+        _replace(chunks=(8,), compression="gzip"),
+        ValueError,
+        f"{NORM}, of shape .* 0 numbers are",
+    ),
+    "a huge tensor without chunks": (_huge, ValueError, f"{TOKENS}, of shape .* 0 numbers are"),
+    "text": (_replace(dtype="S4"), ValueError, f"{NORM}, of dtype"),
+    "integers": (_replace(dtype="int32"), ValueError, f"{NORM}, of dtype int32"),
     "no width": (lambda f: _edit(f, hidden_dim=None), ValueError, "hidden_dim"),
     "no merges": (
         lambda f: (f / "assets" / "tokenizer" / "merges.txt").unlink(),
@@ -163,6 +210,26 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], type[Exception], str]] = {
         "merges.txt",
     ),
 }
+
+
+def test_compressed_and_bfloat16_numbers_are_read(
+    written: tuple[Path, Any], tmp_path: Path
+) -> None:
+    """The first as others may write them, the second as Keras does."""
+    import ml_dtypes
+
+    folder = tmp_path / "preset"
+    shutil.copytree(written[0], folder)
+    with h5py.File(folder / "model.weights.h5", "r+") as opened:
+        tokens, norm = opened[TOKENS][...], opened[NORM][...]
+        del opened[TOKENS], opened[NORM]
+        opened.create_dataset(TOKENS, data=tokens, chunks=(7, 5), compression="gzip")
+        opened.create_dataset(NORM, data=norm.astype(ml_dtypes.bfloat16))
+        opened[NORM].attrs["dtype"] = "bfloat16"
+    gpt = GPT.from_preset(folder)
+    np.testing.assert_array_equal(gpt.token_embedding.embeddings, tokens)
+    rounded = norm.astype(ml_dtypes.bfloat16).astype("float32")
+    np.testing.assert_array_equal(gpt.final_norm.gamma, rounded)
 
 
 def test_damaged_bytes_are_refused_by_the_file_s_name(
