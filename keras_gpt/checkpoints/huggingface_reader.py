@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from keras_gpt.tokenizers import Tokenizer
 
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_TORCH_DTYPES = (
+    *("float64", "float32", "float16", "bfloat16"),
+    *("int64", "int32", "int16", "int8", "uint8", "bool"),
+)
 _TORCH_WEIGHTS, _TORCH_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 
 
@@ -167,15 +171,35 @@ def _open_torch(files: list[Path]) -> dict[str, StoredTensor]:
         if not isinstance(loaded, dict):
             raise ValueError(f"{file} must hold tensors by name. Received: {type(loaded).__name__}")
         for name, tensor in loaded.items():
-            if not isinstance(tensor, torch.Tensor):
+            if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
                 raise ValueError(f"{file} must hold tensors only. Received: {name!r}")
+            reason = _why_not(tensor)
+            if reason is not None:
+                raise ValueError(
+                    f"{file} must hold plain tensors, whose numbers numpy knows and which are all "
+                    f"in the file. Received: {name!r}, {reason}"
+                )
             tensors[name] = StoredTensor(tuple(tensor.shape), _torch_reader(tensor))
     return tensors
 
 
+def _why_not(tensor: Any) -> str | None:
+    """Say what keeps a tensor of torch from being read, or None."""
+    if str(tensor.layout) != "torch.strided" or tensor.device.type != "cpu":
+        return f"of layout {tensor.layout} on device {tensor.device}"
+    if str(tensor.dtype).removeprefix("torch.") not in _TORCH_DTYPES:
+        return f"of dtype {tensor.dtype}"
+    # A tensor may repeat one number to any length.
+    there = tensor.untyped_storage().nbytes() // tensor.element_size()
+    if there < tensor.numel():
+        return f"of shape {tuple(tensor.shape)}, of which {there} numbers are there"
+    return None
+
+
 def _torch_reader(tensor: Any) -> Callable[[], np.ndarray]:
+    values = tensor.detach()  # an nn.Parameter asks for gradients, and numpy has none
     # numpy has no bfloat16 of its own; every value of it is exact in float32.
-    return lambda: (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy()
+    return lambda: (values.float() if str(values.dtype) == "torch.bfloat16" else values).numpy()
 
 
 def _tidy(

@@ -13,6 +13,7 @@ from gpt_cases import logits_of, make_gpt, random_ids, small_tokenizer
 from safetensors.numpy import load_file, save_file
 
 from keras_gpt import GPT
+from keras_gpt.checkpoints.huggingface_reader import read_huggingface
 from keras_gpt.generation_settings import GenerationSettings
 
 LLAMA = {
@@ -290,6 +291,33 @@ def test_torch_files_are_read_by_the_weights_only_loader(
     torch.save(theirs.state_dict(), file)
     _same_weights(GPT.from_preset(tmp_path / "hf"), expected)
 
+    torch.save(dict(theirs.named_parameters()), file)  # they ask for gradients
+    _same_weights(GPT.from_preset(tmp_path / "hf"), expected)
+    half = {name: value.bfloat16() for name, value in theirs.state_dict().items()}
+    torch.save(half, file)
+    rounded = half["transformer.ln_f.weight"].float().numpy()
+    np.testing.assert_array_equal(
+        _value(GPT.from_preset(tmp_path / "hf").final_norm.gamma), rounded
+    )
+
+    norm = theirs.state_dict()["transformer.ln_f.weight"]
+    for odd, reason in (
+        (norm.to_sparse(), "torch.sparse_coo"),
+        (norm.to(torch.float8_e4m3fn), "dtype torch.float8_e4m3fn"),
+        (norm.to(torch.complex64), "dtype torch.complex64"),
+        (torch.quantize_per_tensor(norm, 0.1, 0, torch.qint8), "dtype torch.qint8"),
+        (norm.to("meta"), "device meta"),
+        (torch.ones(1).expand(len(norm)), "of which 1 numbers are there"),
+    ):
+        torch.save({**theirs.state_dict(), "transformer.ln_f.weight": odd}, file)
+        with pytest.raises(
+            ValueError, match=f"plain tensors.*'transformer.ln_f.weight', .*{reason}"
+        ):
+            read_huggingface(tmp_path / "hf")
+
+    torch.save({5: norm}, file)
+    with pytest.raises(ValueError, match=r"must hold tensors only\. Received: 5"):
+        read_huggingface(tmp_path / "hf")
     torch.save({"transformer.wte.weight": print}, file)
     with pytest.raises(ValueError, match=r"pytorch_model\.bin is damaged, cut short, or holds"):
         GPT.from_preset(tmp_path / "hf")
