@@ -1,6 +1,7 @@
 """KerasHub's GPT-2 presets, read and written; `kaggle://` through its own download."""
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 _WEIGHTS = "model.weights.h5"
 _WHAT = "KerasHub's GPT-2"
+_END_OF_TEXT = "<|endoftext|>"
 _FIELDS = {
     "norm_placement": "pre",
     "normalization": "layer_norm",
@@ -131,12 +133,14 @@ def save_keras_hub(
         config: the model's.
         variables: the model's Keras variables.
         tokenizer: goes along where there is one; then it is a `GPT2CausalLM`, else a backbone.
-        settings: KerasHub keeps none; another end of a text than the tokenizer's is refused.
+        settings: KerasHub keeps none. Another end of a text than the tokenizer's is refused, and
+            what else they say is left out, with a warning that names it.
         overwrite: whether a non-empty folder may be replaced.
 
     Raises:
         FileExistsError: the folder holds something and `overwrite` is False.
-        ValueError: KerasHub's GPT-2 has not what this model has; the message names the field.
+        ValueError: KerasHub's GPT-2 has not what this model or its tokenizer has; the message
+            names the field.
     """
     require_no_windows(config, _WHAT)
     require_fields(config, {**_FIELDS, "key_value_heads": config.num_heads}, _WHAT)
@@ -146,6 +150,7 @@ def save_keras_hub(
         _WHAT,
     )
     _check_text(tokenizer, settings)
+    _warn_of_settings(tokenizer, settings)
     with whole_folder(folder, overwrite) as scratch:
         import keras_hub
 
@@ -177,6 +182,40 @@ def _check_text(tokenizer: "Tokenizer | None", settings: GenerationSettings) -> 
         raise ValueError(
             f"{_WHAT} ends a text with <|endoftext|> only, so this model cannot be kept in that "
             f"format. Received: stop_token_ids={ends}"
+        )
+    # Its class makes a tokenizer of a vocabulary and merges, and takes nothing else.
+    received = {
+        "special_tokens": list(tokenizer.special_tokens),
+        "added_tokens": list(tokenizer.added_tokens),
+        "ignore_merges": tokenizer.ignore_merges,
+        "nfc": tokenizer.nfc,
+    }
+    expected = {
+        "special_tokens": [_END_OF_TEXT],
+        "added_tokens": [],
+        "ignore_merges": False,
+        "nfc": False,
+    }
+    for name, value in expected.items():
+        if received[name] != value:
+            raise ValueError(
+                f"{_WHAT} has only tokenizers with {name}={value!r}, so this one cannot be kept in "
+                f"that format. Received: {name}={received[name]!r:.300}"
+            )
+
+
+def _warn_of_settings(tokenizer: "Tokenizer | None", settings: GenerationSettings) -> None:
+    said = settings.to_dict()
+    if tokenizer is not None:
+        said.pop("stop_token_ids", None)  # checked, and the same there
+        for name in ("bos_token", "eos_token"):
+            if said.get(name) == _END_OF_TEXT:
+                del said[name]
+    if said:
+        warnings.warn(
+            f"{_WHAT} keeps no generation settings; left out: {', '.join(said)}. Whoever loads the "
+            "preset must give them again.",
+            stacklevel=4,
         )
 
 

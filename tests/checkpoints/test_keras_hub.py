@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,51 @@ def test_texts_that_it_cannot_handle_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="stop_token_ids"):
         gpt.save_to_keras_hub(tmp_path / "hub")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"special_tokens": ["<|endoftext|>", "<|im_end|>"]},
+        {"added_tokens": ["<|im_end|>"]},
+        {"ignore_merges": True},
+        {"nfc": True},
+    ],
+)
+def test_a_tokenizer_that_would_come_back_as_another_is_refused(
+    tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    """Its tokenizers are made of a vocabulary and merges alone."""
+    gpt, old = make_gpt(vocab_size=280), small_tokenizer()
+    vocabulary = {old.id_to_token(i): i for i in range(old.vocab_size)}
+    gpt.tokenizer = Tokenizer(vocabulary, old.merges, **changes)
+    with pytest.raises(ValueError, match=f"tokenizers with {next(iter(changes))}=.*Received"):
+        gpt.save_to_keras_hub(tmp_path / "hub")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("tokenizer", [None, small_tokenizer()])
+def test_settings_that_are_left_out_are_named(
+    hub: Any, tmp_path: Path, tokenizer: Tokenizer | None
+) -> None:
+    """And those that say nothing, or what it does anyway, are not."""
+    vocab_size = 270 if tokenizer is None else tokenizer.vocab_size
+    gpt = make_gpt(vocab_size=vocab_size, tokenizer=tokenizer)
+    end = tokenizer and tokenizer.end_of_text_id
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "KerasHub's GPT-2")
+        if end is not None:
+            gpt.generation_settings = GenerationSettings(
+                stop_token_ids=(end,), bos_token="<|endoftext|>", eos_token="<|endoftext|>"
+            )
+        gpt.save_to_keras_hub(tmp_path / "quiet")
+    gpt.generation_settings = GenerationSettings(
+        stop_token_ids=(end or 5,), temperature=0.5, top_k=3, top_p=0.9, chat_template="x"
+    )
+    names = ["temperature", "top_k", "top_p", "chat_template"]
+    names = names if end is not None else ["stop_token_ids", *names]
+    with pytest.warns(UserWarning, match=f"left out: {', '.join(names)}"):
+        gpt.save_to_keras_hub(tmp_path / "hub")
 
 
 def _edit(folder: Path, **changes: Any) -> None:
