@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from keras_gpt.checkpoints.checkpoint import Checkpoint, Layout, Part, StoredTensor, map_tensors
-from keras_gpt.checkpoints.huggingface_reader import read_json
+from keras_gpt.checkpoints.json_files import read_json
 from keras_gpt.config import GPTConfig
 
 # The matrices were one-wide convolutions.
