@@ -107,6 +107,33 @@ def require_free(path: str | os.PathLike[str], overwrite: bool = False) -> None:
         )
 
 
+def require_free_file(path: str | os.PathLike[str], overwrite: bool = False) -> None:
+    """Check that a file may be written, before work that would be lost if it may not.
+
+    Args:
+        path: the file.
+        overwrite: whether an older file may be replaced.
+
+    Raises:
+        FileExistsError: the file exists and `overwrite` is False.
+        IsADirectoryError: `path` is a folder.
+        OSError: nothing can be written beside it (no such disk, no permission).
+    """
+    target = Path(path)
+    if target.is_dir():
+        raise IsADirectoryError(
+            f"path must be a file, and a folder stands there. Received: {target}"
+        )
+    if target.exists() and not overwrite:
+        raise FileExistsError(
+            f"the file exists; choose another one, remove it, or pass overwrite=True. "
+            f"Received: {target}"
+        )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=target.parent):
+        pass
+
+
 def _swap_folder(scratch: Path, target: Path) -> None:
     """Put `scratch` where `target` is, and remove the old `target` last."""
     if not target.exists():

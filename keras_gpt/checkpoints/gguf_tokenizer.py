@@ -195,6 +195,18 @@ def _write_settings(
         return None if token is None or tokenizer is None else tokenizer.token_to_id(token)
 
     eos = find(settings.eos_token)
+    if settings.stop_token_ids == () and tokenizer is not None:
+        warnings.warn(
+            "the gguf format cannot say that a model never stops: its readers will stop at the end "
+            "of text. Received: stop_token_ids=()",
+            stacklevel=2,
+        )
+    if settings.stop_token_ids and eos is not None and eos not in settings.stop_token_ids:
+        warnings.warn(
+            "the gguf format has one place for eos_token and the first stop id; the stop id is kept. "
+            f"Received: eos_token={settings.eos_token!r}, stop_token_ids={settings.stop_token_ids}",
+            stacklevel=2,
+        )
     if settings.stop_token_ids is not None:
         # The first place names eos_token.
         ends = sorted(dict.fromkeys(settings.stop_token_ids), key=lambda end: end != eos)

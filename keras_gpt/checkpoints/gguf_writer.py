@@ -11,7 +11,7 @@ from keras_gpt.checkpoints.checkpoint import split_tensors
 from keras_gpt.checkpoints.gguf_families import architecture_of, tensor_map
 from keras_gpt.checkpoints.gguf_tokenizer import write_tokenizer
 from keras_gpt.config import GPTConfig
-from keras_gpt.files import whole_file
+from keras_gpt.files import require_free_file, whole_file
 from keras_gpt.generation_settings import GenerationSettings
 
 if TYPE_CHECKING:
@@ -51,11 +51,7 @@ def save_gguf(
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {DTYPES}. Received: dtype={dtype!r}")
     target = Path(path)
-    if target.exists() and not overwrite:
-        raise FileExistsError(
-            "the file exists; choose another name, remove it, or pass overwrite=True. Received: "
-            f"path={target}"
-        )
+    require_free_file(target, overwrite)
     architecture = architecture_of(config)
     mapping = tensor_map(config)
     with whole_file(target) as scratch:

@@ -233,9 +233,12 @@ def _read_llama(content: Mapping[str, Any]) -> dict[str, Any]:
         what,
     )
     # transformers 5 keeps both in rope_parameters; older files have rope_theta and rope_scaling.
-    rope = content.get("rope_parameters") or content.get("rope_scaling") or {}
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    require_values({"rope_type": kind}, {"rope_type": "default"}, what)
+    for field in ("rope_parameters", "rope_scaling"):
+        rope = content.get(field) or {}
+        kind = rope.get("rope_type", rope.get("type", "default"))
+        require_values({f"{field}.rope_type": kind}, {f"{field}.rope_type": "default"}, what)
+    # Where a file has both, the library takes rope_scaling.
+    rope = content.get("rope_scaling") or content.get("rope_parameters") or {}
     return {
         "vocab_size": take(content, "vocab_size"),
         "embedding_dim": width,

@@ -1,9 +1,8 @@
 """Reading a folder of Hugging Face's library: GPT-1, GPT-2 and Llama."""
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -14,12 +13,10 @@ from keras_gpt.checkpoints.checkpoint import (
     require_size,
 )
 from keras_gpt.checkpoints.huggingface_families import FAMILIES, Family
+from keras_gpt.checkpoints.huggingface_text import read_settings, read_tokenizer
+from keras_gpt.checkpoints.json_files import read_json
 from keras_gpt.checkpoints.safetensors_files import open_safetensors
 from keras_gpt.config import GPTConfig
-from keras_gpt.generation_settings import GenerationSettings
-
-if TYPE_CHECKING:
-    from keras_gpt.tokenizers import Tokenizer
 
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _TORCH_DTYPES = (
@@ -60,9 +57,9 @@ def read_huggingface(folder: Path, with_weights: bool = True) -> Checkpoint:
         require_size(str(folder), found, config.num_layers)
         stored = _tidy(found, family, config, str(folder))
         tensors = map_tensors(family.tensors(config), stored, str(folder))
-    tokenizer = _read_tokenizer(folder, family)
+    tokenizer = read_tokenizer(folder, family.model_type)
     try:
-        settings = _read_settings(folder, content, config.vocab_size)
+        settings = read_settings(folder, content, config.vocab_size)
     except ValueError as error:
         raise ValueError(f"the generation settings of {folder}: {error}") from error
     return Checkpoint(
@@ -73,34 +70,6 @@ def read_huggingface(folder: Path, with_weights: bool = True) -> Checkpoint:
         tokenizer=tokenizer,
         settings=settings,
     )
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it holds something else.
-    """
-    content = read_json_value(file)
-    if not isinstance(content, dict):
-        raise ValueError(f"{file} must be a JSON object. Received: {type(content).__name__}")
-    return content
-
-
-def read_json_value(file: Path) -> Any:
-    """Read JSON of any kind.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is not JSON.
-    """
-    if not file.is_file():
-        raise FileNotFoundError(f"the folder must hold a {file.name}. Received: no file {file}")
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file} is not valid JSON ({error})") from error
 
 
 # -- weights -------------------------------------------------------------------------------------
@@ -223,64 +192,3 @@ def _tidy(
                 "lm_head.weight differs from them. Received: tie_word_embeddings=true"
             )
     return used
-
-
-# -- tokenizer and settings --------------------------------------------------------------------
-
-
-def _read_tokenizer(folder: Path, family: Family) -> "Tokenizer | None":
-    from keras_gpt.tokenizers import Tokenizer
-
-    if (folder / "tokenizer.json").is_file():
-        return Tokenizer.from_file(folder / "tokenizer.json")
-    vocab, merges = folder / "vocab.json", folder / "merges.txt"
-    if not vocab.is_file() and not merges.is_file():
-        return None
-    for file in (vocab, merges):
-        if not file.is_file():
-            raise FileNotFoundError(
-                f"the folder's tokenizer needs vocab.json and merges.txt. Received: no {file}"
-            )
-    if family.model_type == "openai-gpt":
-        return Tokenizer.from_files(vocab, merges, level="gpt1")
-    return Tokenizer.from_files(vocab, merges)
-
-
-def _read_settings(folder: Path, config: Mapping[str, Any], vocab_size: int) -> GenerationSettings:
-    generation = _optional_json(folder / "generation_config.json")
-    tokens = _optional_json(folder / "special_tokens_map.json")
-    tokens |= _optional_json(folder / "tokenizer_config.json")
-    ends = generation.get("eos_token_id", config.get("eos_token_id"))
-    ends = [] if ends is None else ends if isinstance(ends, list) else [ends]
-    # Small test models keep GPT-2's 50256 with a smaller vocabulary: an id that never comes.
-    ends = [end for end in ends if isinstance(end, int) and 0 <= end < vocab_size]
-    template = tokens.get("chat_template")
-    if isinstance(template, list) and all(map(_is_named, template)):  # several by name
-        named = {each.get("name"): each.get("template") for each in template}
-        template = named.get("default")
-    if (folder / "chat_template.jinja").is_file():
-        template = (folder / "chat_template.jinja").read_text(encoding="utf-8")
-    return GenerationSettings(
-        stop_token_ids=tuple(ends) or None,
-        temperature=generation.get("temperature"),
-        top_k=generation.get("top_k") or None,  # 0 is their "all"
-        top_p=generation.get("top_p"),
-        chat_template=template,
-        bos_token=_token(tokens.get("bos_token")),
-        eos_token=_token(tokens.get("eos_token")),
-        pad_token=_token(tokens.get("pad_token")),
-    )
-
-
-def _is_named(template: Any) -> bool:
-    return isinstance(template, dict) and isinstance(template.get("name"), str)
-
-
-def _optional_json(file: Path) -> dict[str, Any]:
-    return read_json(file) if file.is_file() else {}
-
-
-def _token(value: Any) -> str | None:
-    """Take a token that is written as a string, or as an object with its content."""
-    content = value.get("content") if isinstance(value, dict) else value
-    return content if isinstance(content, str) else None

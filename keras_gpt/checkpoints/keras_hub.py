@@ -23,7 +23,7 @@ from keras_gpt.checkpoints.config_checks import (
     take,
 )
 from keras_gpt.checkpoints.hdf5_file import open_hdf5
-from keras_gpt.checkpoints.huggingface_reader import read_json
+from keras_gpt.checkpoints.json_files import read_json
 from keras_gpt.config import GPTConfig
 from keras_gpt.files import whole_folder
 from keras_gpt.generation_settings import GenerationSettings

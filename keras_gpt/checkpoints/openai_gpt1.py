@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from keras_gpt.checkpoints.checkpoint import Checkpoint, Layout, Part, StoredTensor, map_tensors
-from keras_gpt.checkpoints.huggingface_reader import read_json_value
+from keras_gpt.checkpoints.json_files import read_json_value
 from keras_gpt.config import GPTConfig
 
 # The release's model has heads of this width; the files do not say it.

@@ -16,7 +16,7 @@ from keras_gpt.checkpoints.checkpoint import (
     map_tensors,
     require_size,
 )
-from keras_gpt.checkpoints.huggingface_reader import read_json
+from keras_gpt.checkpoints.json_files import read_json
 from keras_gpt.config import GPTConfig
 
 # The matrices were one-wide convolutions.

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from keras_gpt.checkpoints import catalogue, hub
 from keras_gpt.checkpoints.checkpoint import Checkpoint
-from keras_gpt.checkpoints.huggingface_reader import read_huggingface, read_json
+from keras_gpt.checkpoints.huggingface_reader import read_huggingface
+from keras_gpt.checkpoints.json_files import read_json
 from keras_gpt.checkpoints.preset import is_preset, read_preset
 
 KAGGLE = "kaggle://"

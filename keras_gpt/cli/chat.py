@@ -4,11 +4,13 @@ import contextlib
 import json
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from keras_gpt.cli.common import console, load_gpt, say
+from keras_gpt.files import require_free_file, whole_file
 
 if TYPE_CHECKING:
     from keras_gpt.generation.chat import Chat
@@ -44,6 +46,7 @@ def chat(
         top_p=top_p,
         seed=seed,
     )
+    saved: set[Path] = set()
     at_terminal = sys.stdin.isatty()
     if at_terminal:
         with contextlib.suppress(ImportError):  # not on every system
@@ -59,7 +62,7 @@ def chat(
         if line == "/exit":
             return
         if line.startswith("/"):
-            _command(talk, line)
+            _command(talk, line, saved)
         elif line:
             _turn(talk, line, stats)
 
@@ -96,7 +99,8 @@ def _speed(num_tokens: int, wait: float, seconds: float) -> str:
     return f"[{num_tokens} tokens; the first words after {wait:.1f} s{rate}]"
 
 
-def _command(talk: "Chat", line: str) -> None:
+def _command(talk: "Chat", line: str, saved: set[Path]) -> None:
+    """Do what a line with a slash says; `saved` are the files that this conversation has written."""
     name, _, argument = line.partition(" ")
     if name not in ("/reset", "/save", "/help"):
         say(f"[there is no {name}]")
@@ -104,13 +108,14 @@ def _command(talk: "Chat", line: str) -> None:
         talk.reset()
         say("[forgotten]")
     elif name == "/save" and argument.strip():
-        from keras_gpt.files import whole_file
-
+        file = Path(argument.strip())
         try:
-            with whole_file(argument.strip()) as scratch:
+            require_free_file(file, overwrite=file.absolute() in saved)
+            with whole_file(file) as scratch:
                 text = json.dumps(talk.messages, indent=2, ensure_ascii=False)
                 scratch.write_text(text + "\n", encoding="utf-8")
-            say(f"[{len(talk.messages)} messages in {argument.strip()}]")
+            saved.add(file.absolute())
+            say(f"[{len(talk.messages)} messages in {file}]")
         except OSError as error:
             say(f"error: {error}")
     else:

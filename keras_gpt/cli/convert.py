@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from keras_gpt.cli.common import load_gpt_or_ids, say
-from keras_gpt.files import require_free
+from keras_gpt.files import require_free, require_free_file
 
 
 class Format(enum.StrEnum):
@@ -57,9 +57,5 @@ def _require_place(path: Path, to: Format, overwrite: bool) -> None:
     """Refuse a taken place before the model is read, which takes a while."""
     if to is not Format.GGUF:
         require_free(path, overwrite)
-    elif path.is_dir():
-        raise IsADirectoryError(f"DESTINATION must be a file for gguf. Received: folder {path}")
-    elif path.exists() and not overwrite:
-        raise FileExistsError(
-            f"DESTINATION exists; choose another file or pass --overwrite. Received: {path}"
-        )
+    else:
+        require_free_file(path, overwrite)

@@ -35,6 +35,10 @@ class KerasGPTLM(LM):
         if gpt.tokenizer is None:
             raise ValueError("gpt must have a tokenizer to be evaluated on text. Received: None")
         self._gpt, self._tokenizer = gpt, gpt.tokenizer
+        bos = gpt.generation_settings.bos_token
+        # What lm-eval itself puts before a text with nothing before it: the first of these.
+        start = None if bos is None else gpt.tokenizer.token_to_id(bos)
+        self._start = gpt.tokenizer.end_of_text_id if start is None else start
 
     @property
     def tokenizer_name(self) -> str:
@@ -43,18 +47,25 @@ class KerasGPTLM(LM):
 
     def loglikelihood(self, requests: list[Any]) -> list[tuple[float, bool]]:
         """Give log P(continuation | context), and whether it is the greedy one."""
-        pairs = [encode_pair(self._tokenizer, *request.args) for request in requests]
+        pairs = [
+            encode_pair(self._tokenizer, context, continuation, self._start)
+            for context, continuation in (request.args for request in requests)
+        ]
         scores = score_requests(self._gpt, pairs)
         return [(score.log_probability, score.is_greedy) for score in scores]
 
     def loglikelihood_rolling(self, requests: list[Any]) -> list[float]:
         """Give log P(text) of whole texts, in disjoint windows."""
-        end, context = self._tokenizer.end_of_text_id, self._gpt.config.context_length
-        answers = []
-        for request in requests:
+        start, context = self._start, self._gpt.config.context_length
+        rows, owners = [], []
+        for owner, request in enumerate(requests):
             ids = self._tokenizer.encode(request.args[0])
-            rows = windows(ids if end is None else [end, *ids], context, context)
-            answers.append(sum(score.log_probability for score in score_requests(self._gpt, rows)))
+            these = windows(ids if start is None else [start, *ids], context, context)
+            rows += these
+            owners += [owner] * len(these)
+        answers = [0.0] * len(requests)
+        for owner, score in zip(owners, score_requests(self._gpt, rows), strict=True):
+            answers[owner] += score.log_probability
         return answers
 
     def generate_until(self, requests: list[Any]) -> list[str]:
@@ -64,20 +75,27 @@ class KerasGPTLM(LM):
     def _continue(self, context: str, settings: dict[str, Any]) -> str:
         stops = settings.get("until") or []
         stops = [stops] if isinstance(stops, str) else stops
-        sampled = settings.get("do_sample", settings.get("temperature", 0) > 0)
+        # Tasks say 0 or null for what is off.
+        temperature = settings.get("temperature")
+        sampled = settings.get("do_sample", bool(temperature))
         most = max(1, self._gpt.config.context_length - 1)
         new_tokens = min(settings.get("max_gen_toks", _USUAL_NEW_TOKENS), most)
+        choice: dict[str, Any] = {
+            "max_new_tokens": new_tokens,
+            "temperature": (1.0 if temperature is None else temperature) if sampled else 0.0,
+            "top_k": settings.get("top_k") or None,
+            "top_p": settings.get("top_p") or None,
+        }
+        if not context and self._start is not None:
+            ids = self._gpt.generate([self._start], **choice)[1:]
+            return _until(self._tokenizer.decode(ids, skip_special=True), stops)
         said = ""
-        for piece in self._gpt.stream(
-            context,
-            max_new_tokens=new_tokens,
-            temperature=settings.get("temperature", 1.0) if sampled else 0.0,
-            top_k=settings.get("top_k"),
-            top_p=settings.get("top_p"),
-            truncate="left",
-        ):
+        for piece in self._gpt.stream(context, **choice, truncate="left"):
             said += piece
-            found = [said.index(stop) for stop in stops if stop and stop in said]
-            if found:
-                return said[: min(found)]
-        return said
+            if len(_until(said, stops)) < len(said):
+                break
+        return _until(said, stops)
+
+
+def _until(text: str, stops: list[str]) -> str:
+    return text[: min((text.index(stop) for stop in stops if stop and stop in text), default=None)]

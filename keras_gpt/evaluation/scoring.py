@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from keras import ops
 
-from keras_gpt.generation.compiled import compiled
+from keras_gpt.generation.compiled import compiled, kept_with
 
 if TYPE_CHECKING:
     from keras_gpt.models import GPT
@@ -43,32 +43,36 @@ class Score(NamedTuple):
     num_cut: int
 
 
-def encode_pair(tokenizer: "Tokenizer", context: str, continuation: str) -> Request:
+def encode_pair(
+    tokenizer: "Tokenizer", context: str, continuation: str, start: int | None = None
+) -> Request:
     """Encode a continuation as it follows its context.
 
     Spaces at the end of the context go to the continuation, both are encoded as one text, and the
-    ids are cut where the context's own end: what lm-eval does. An empty context is the end of text
-    that stands before every document.
+    ids are cut where the context's own end: what lm-eval does.
 
     Args:
         tokenizer: the model's.
         context: what is given.
         continuation: what is scored.
+        start: the id that stands for an empty context; None is the end of text, which stands before
+            every document.
 
     Raises:
-        ValueError: nothing is left to score, or the context is empty and there is no end of text.
+        ValueError: nothing is left to score, or the context is empty and nothing stands for it.
     """
     bare = context.rstrip()
     continuation = context[len(bare) :] + continuation
     if bare:
         given = tokenizer.encode(bare)
     else:
-        if tokenizer.end_of_text_id is None:
+        start = tokenizer.end_of_text_id if start is None else start
+        if start is None:
             raise ValueError(
                 "context must not be empty: this tokenizer has no end of text to stand for it. "
                 f"Received: context={context!r}"
             )
-        given = [tokenizer.end_of_text_id]
+        given = [start]
     whole = tokenizer.encode(bare + continuation)
     scored = whole[len(given) :] if bare else whole
     if not scored:
@@ -99,7 +103,8 @@ def score_requests(
 ) -> list[Score]:
     """Score requests, the longest first.
 
-    Each length of batch is compiled once. Logits are made for continuations only.
+    Each length of batch is compiled once. Logits are made for continuations only. A model with
+    `bidirectional_prefix` reads contexts both ways.
 
     Args:
         gpt: the model.
@@ -110,9 +115,10 @@ def score_requests(
         One score a request, in their order.
 
     Raises:
-        ValueError: a continuation is empty, or longer than the model's context.
+        ValueError: a continuation is empty, or longer than the model's context, or a
+            log-probability is not a number.
     """
-    functions = _functions(gpt)
+    functions: _Functions = kept_with(gpt, "_scoring", lambda: _functions(gpt))
     scores: list[Score | None] = [None] * len(requests)
     rows = [
         _row(gpt.config.context_length, index, request) for index, request in enumerate(requests)
@@ -120,9 +126,14 @@ def score_requests(
     rows.sort(key=lambda row: -len(row.token_ids))
     for batch, time in _batches(rows, gpt.config.context_length):
         token_ids = np.zeros((max(1, _TOKENS_AT_ONCE // time), time), "int32")
+        prefixes = np.zeros(len(token_ids), "int32")
         for line, row in enumerate(batch):
             token_ids[line, : len(row.token_ids)] = row.token_ids
-        states = ops.convert_to_numpy(functions.states(time)(ops.convert_to_tensor(token_ids)))
+            prefixes[line] = len(row.token_ids) - len(row.targets) + 1
+        states = functions.states(time)(
+            ops.convert_to_tensor(token_ids), ops.convert_to_tensor(prefixes)
+        )
+        states = ops.convert_to_numpy(states)
         # The state at position t says what token t + 1 is: a row's last states are those that count.
         wanted = [
             states[line, len(row.token_ids) - len(row.targets) : len(row.token_ids)]
@@ -130,6 +141,10 @@ def score_requests(
         ]
         targets = np.concatenate([row.targets for row in batch])
         logs, greedy = _position_scores(functions, np.concatenate(wanted), targets)
+        if np.isnan(logs).any():
+            raise ValueError(
+                "the model's log-probabilities must be numbers: check its weights. Received: nan"
+            )
         start = 0
         for row in batch:
             end = start + len(row.targets)
@@ -183,15 +198,21 @@ def _batches(rows: Sequence[_Row], context_length: int) -> Iterator[tuple[list[_
 
 
 class _Functions(NamedTuple):
-    states: Callable[[int], Callable[[Any], Any]]  # by the length of a batch
+    states: Callable[[int], Callable[[Any, Any], Any]]  # by the length of a batch
     scores: Callable[[Any, Any], Any]
 
 
 def _functions(gpt: "GPT") -> _Functions:
     @functools.cache
-    def states(time: int) -> Callable[[Any], Any]:
+    def states(time: int) -> Callable[[Any, Any], Any]:
         # One function a shape: TensorFlow warns of one that is traced for many.
-        return compiled(lambda token_ids: gpt.hidden_states(token_ids, training=False), gpt)
+        def run(token_ids: Any, prefixes: Any) -> Any:
+            inputs = {"token_ids": token_ids}
+            if gpt.config.bidirectional_prefix:
+                inputs["prefix_lengths"] = prefixes
+            return gpt.hidden_states(inputs, training=False)
+
+        return compiled(run, gpt)
 
     def scores(states: Any, targets: Any) -> tuple[Any, Any]:
         logits = ops.cast(gpt.project(states), "float32")  # (positions, vocab)

@@ -35,3 +35,29 @@ def compiled(function: Callable[..., Any], model: Decoder) -> Callable[..., Any]
         pure_compiled = jax.jit(pure)
         return lambda *args: pure_compiled([v.value for v in model.variables], *args)
     return function
+
+
+def kept_with(model: Decoder, name: str, make: Callable[[], Any]) -> Any:
+    """Give what `make` gave for this model, and make it again when the model's weights were replaced.
+
+    Quantization and LoRA put other variables in the place of those that a function was traced with.
+
+    Args:
+        model: keeps it.
+        name: an attribute of the model.
+        make: is called when there is nothing yet, or for other variables.
+    """
+    variables = tuple(id(variable) for variable in model.variables)
+    kept = getattr(model, name, None)
+    if kept is None or kept.variables != variables:
+        kept = _Kept(variables, make())
+        setattr(model, name, kept)
+    return kept.value
+
+
+class _Kept:
+    """A value, and the variables that it was made for. No tuple: Keras would look into one."""
+
+    def __init__(self, variables: tuple[int, ...], value: Any) -> None:
+        self.variables = variables
+        self.value = value

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from keras_gpt.generation.compiled import compiled
+from keras_gpt.generation.compiled import compiled, kept_with
 from keras_gpt.generation.protocol import Decoder
 from keras_gpt.generation.sampling import Sampling, choose
 
@@ -31,24 +31,9 @@ class DecodeSteps:
         self.first = compiled(first, model)
         self.next = compiled(following, model)
         self.score = compiled(model.score_positions, model)
-        self._variables = _identities(model)
-
-    def fits(self, model: Decoder) -> bool:
-        """Say whether the model still has the weights that these functions were traced with.
-
-        Quantization and LoRA put other variables in their place.
-        """
-        return self._variables == _identities(model)
 
 
 def decode_steps(model: Decoder) -> DecodeSteps:
     """Give the model's compiled functions, made on first use and kept with it."""
-    steps = getattr(model, "_decode_steps", None)
-    if steps is None or not steps.fits(model):
-        steps = DecodeSteps(model)
-        model._decode_steps = steps  # type: ignore[attr-defined]
+    steps: DecodeSteps = kept_with(model, "_decode_steps", lambda: DecodeSteps(model))
     return steps
-
-
-def _identities(model: Decoder) -> tuple[int, ...]:
-    return tuple(id(variable) for variable in model.variables)

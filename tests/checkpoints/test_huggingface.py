@@ -558,6 +558,21 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], type[Exception], str]] = {
         )
         for value in (["x"], [{"name": [], "template": "x"}], 5)
     },
+    **{
+        f"added tokens that are {value!r}": (
+            lambda f, value=value: (f / "tokenizer_config.json").write_text(
+                json.dumps({"added_tokens_decoder": value})
+            ),
+            ValueError,
+            "tokenizer_config.json: added_tokens_decoder must name tokens by id",
+        )
+        for value in ({"270": {}}, {"270": {"content": []}}, {"270": "x"}, {"x": {"content": "x"}})
+    },
+    "added tokens without ids": (
+        lambda f: (f / "added_tokens.json").write_text('{"<a>": "x", "<b>": 271}'),
+        ValueError,
+        "added_tokens.json must give each token an id",
+    ),
     "settings out of range": (
         lambda f: (f / "generation_config.json").write_text('{"top_p": 7}'),
         ValueError,

@@ -95,3 +95,13 @@ def test_words_that_begin_with_a_slash_are_not_sent(model: Path, tmp_path: Path)
     assert output.count("/reset forgets") == 2
     assert "[0 messages in" in output
     assert "error: " in output
+
+
+def test_a_file_that_was_there_is_not_replaced(model: Path, tmp_path: Path) -> None:
+    """One that this conversation has written itself is."""
+    (tmp_path / "mine.json").write_text("mine")
+    talk = tmp_path / "talk.json"
+    output = _run(model, f"/save {tmp_path}/mine.json\n/save {talk}\nthe cat\n/save {talk}\n")
+    assert "error: the file exists" in output
+    assert (tmp_path / "mine.json").read_text() == "mine"
+    assert len(json.loads(talk.read_text(encoding="utf-8"))) == 2

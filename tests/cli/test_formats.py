@@ -152,10 +152,21 @@ def test_a_task_gives_a_table_and_json(model: Path, tmp_path: Path) -> None:
     assert len(content["answers"]) == 4
     share = sum(a["acc"] == a["gold"] for a in content["answers"]) / 4
     assert content["measures"]["acc"]["value"] == share
-    _run(*arguments)
+    with pytest.raises(FileExistsError, match=r"numbers\.json"):
+        _run(*arguments)
+    _run(*arguments, "--overwrite")
     assert "answers" not in json.loads(numbers.read_text())["task"]
     with pytest.raises(ValueError, match="--data FILE"):
         _run("evaluate", model, "--task", "piqa")
+    for idle in (["--window", 8], ["--data", data], ["--max-new-tokens", 3], ["--details"]):
+        with pytest.raises(ValueError, match=f"{idle[0]} belongs to"):
+            _run(
+                "evaluate",
+                model,
+                *idle,
+                *(["--text", data] if idle[0] != "--window" else []),
+                *(["--pairs", data] if idle[0] == "--window" else []),
+            )
     with pytest.raises(ValueError, match="task must be one of"):
         _run("evaluate", model, "--task", "chess", "--data", data)
 

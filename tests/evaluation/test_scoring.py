@@ -153,3 +153,36 @@ def test_perplexity_is_that_of_the_plain_logits() -> None:
     for settings in ({"window": 1}, {"window": CONTEXT + 1}, {"stride": 0}, {"stride": 999}):
         with pytest.raises(ValueError, match="Received"):
             perplexity(gpt, text, **settings)
+
+
+def test_a_prefix_that_is_read_both_ways_is_scored_so() -> None:
+    """The context of a request is what `score` calls given."""
+    gpt = make_gpt(bidirectional_prefix=True)
+    requests = _requests(np.random.default_rng(4), 12)
+    requests = [each for each in requests if len(each.context) + len(each.continuation) < CONTEXT]
+    want = gpt.score(
+        [each.continuation for each in requests], given=[each.context for each in requests]
+    )
+    got = [score.log_probability for score in score_requests(gpt, requests)]
+    np.testing.assert_allclose(got, want, atol=1e-4)
+
+
+def test_weights_that_are_no_numbers_get_no_score() -> None:
+    """Nor an accuracy, which would be the share of questions whose first choice is right."""
+    gpt = make_gpt()
+    gpt.weights[0].assign(np.full(gpt.weights[0].shape, np.nan))
+    with pytest.raises(ValueError, match="check its weights"):
+        score_requests(gpt, [Request([1], [2])])
+
+
+def test_a_second_call_compiles_nothing() -> None:
+    """The compiled functions are kept with the model until its weights are replaced."""
+    gpt = make_gpt()
+    score_requests(gpt, [Request([1], [2])])
+    kept = gpt._scoring.value
+    score_requests(gpt, [Request([1, 2], [2, 3])])
+    assert gpt._scoring.value is kept
+    assert kept.states(32).experimental_get_tracing_count() == 1
+    gpt.blocks[0].attention.qkv.enable_lora(2)
+    score_requests(gpt, [Request([1], [2])])
+    assert gpt._scoring.value is not kept

@@ -190,3 +190,8 @@ def test_lm_eval_gives_the_same_with_transformers(gpt: GPT, tmp_path: Path) -> N
     settings = {"until": ["\n", "."], "max_gen_toks": 10, "do_sample": False}
     asked = instances("generate_until", [("the cat", settings), ("Once upon", settings)])
     assert ours.generate_until(asked) == theirs.generate_until(asked)
+    off = {"temperature": None, "top_k": 0, "top_p": 0, "max_gen_toks": 10, "until": None}
+    (alone,) = ours.generate_until(instances("generate_until", [("the cat", off)]))
+    assert alone == gpt.generate("the cat", max_new_tokens=10, temperature=0)[len("the cat") :]
+    (nothing_before,) = ours.generate_until(instances("generate_until", [("", off)]))
+    assert nothing_before
