@@ -2,8 +2,8 @@
 
 import dataclasses
 import json
-import math
 import numbers
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -129,8 +129,11 @@ class GPTConfig:
                 )
         for name in _NUMBERS:
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
-                raise ValueError(f"{name} must be a number. Received: {name}={value!r}")
+            good = isinstance(value, int | float) and not isinstance(value, bool)
+            # nan is not below anything.
+            if not good or not abs(value) <= sys.float_info.max:
+                raise ValueError(f"{name} must be a finite number. Received: {name}={value!r:.80}")
+            object.__setattr__(self, name, float(value))
         if self.embedding_dim % self.num_heads:
             raise ValueError(
                 "num_heads must divide embedding_dim. Received: "
@@ -209,8 +212,10 @@ class GPTConfig:
         """Make a config from a dictionary of its fields.
 
         Raises:
-            ValueError: a field is unknown or missing.
+            ValueError: there is no dictionary, or a field is unknown, missing or out of range.
         """
+        if not isinstance(fields, Mapping):
+            raise ValueError(f"fields must be a dictionary. Received: fields={fields!r:.80}")
         known = {field.name for field in dataclasses.fields(cls)}
         unknown = sorted(set(fields) - known)
         if unknown:
@@ -237,7 +242,12 @@ class GPTConfig:
         Raises:
             ValueError: it is not JSON, or no dictionary of a config's fields.
         """
-        fields = json.loads(text)
+        try:
+            fields = json.loads(text)
+        except RecursionError:
+            raise ValueError(
+                f"text must be JSON that is not nested so deeply. Received: text={text!r:.80}"
+            ) from None
         if not isinstance(fields, dict):
             raise ValueError(f"text must hold a JSON object. Received: text={text!r:.80}")
         return cls.from_dict(fields)

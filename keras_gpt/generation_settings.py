@@ -1,7 +1,7 @@
 """How a model is meant to be run: what its makers publish beside the weights."""
 
 import dataclasses
-import math
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -81,10 +81,15 @@ class GenerationSettings:
         """Take settings, what `to_dict` gave, or None for settings that say nothing.
 
         Raises:
-            ValueError: a field is unknown or out of range.
+            ValueError: it is something else, or a field is unknown or out of range.
         """
         if isinstance(settings, GenerationSettings):
             return settings
+        if settings is not None and not isinstance(settings, Mapping):
+            raise ValueError(
+                "settings must be a dictionary of GenerationSettings' fields. Received: "
+                f"settings={settings!r:.80}"
+            )
         fields = dict(settings or {})
         unknown = sorted(set(fields) - {field.name for field in dataclasses.fields(cls)})
         if unknown:
@@ -99,6 +104,8 @@ def _is_int(value: Any) -> bool:
 
 
 def _number(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError(f"{name} must be a number. Received: {name}={value!r}")
+    good = isinstance(value, int | float) and not isinstance(value, bool)
+    # nan is not below anything.
+    if not good or not abs(value) <= sys.float_info.max:
+        raise ValueError(f"{name} must be a finite number. Received: {name}={value!r:.80}")
     return value

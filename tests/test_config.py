@@ -142,14 +142,16 @@ BAD = [
     ("activation", "tanh"),
     ("output_activation", "relu"),
     *itertools.product(["norm_epsilon", "rotary_base", "initializer_range"], [0, -1.0, "x", None]),
-    ("norm_epsilon", math.nan),
+    *itertools.product(
+        ["norm_epsilon", "rotary_base", "initializer_range"], [math.nan, math.inf, 10**400]
+    ),
     *itertools.product(
         ["embedding_dropout", "attention_dropout", "residual_dropout"],
         [1.0, -0.1, math.nan, "x", None],
     ),
     *itertools.product(["use_bias", "tie_embeddings", "bidirectional_prefix"], ["no", 1, None]),
     *itertools.product(["attention_windows"], [(), (0,), (None, -1), (1.5,), 4, None, "ab"]),
-    *itertools.product(["position_noise"], [0.1, -1.0, math.nan]),
+    *itertools.product(["position_noise"], [0.1, -1.0, math.nan, math.inf]),
 ]
 
 
@@ -176,6 +178,10 @@ def test_unknown_and_missing_fields_are_named():
             GPTConfig.from_json(text)
     with pytest.raises(ValueError, match="line 1 column 2"):
         GPTConfig.from_json("{")
+    with pytest.raises(ValueError, match="nested so deeply"):
+        GPTConfig.from_json("[" * 200_000)
+    with pytest.raises(ValueError, match="fields must be a dictionary"):
+        GPTConfig.from_dict(5)
 
 
 def test_config_is_frozen():

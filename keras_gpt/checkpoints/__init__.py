@@ -1,6 +1,11 @@
 """Weights on disk: each format reads to a config and named tensors, and writes from them."""
 
-from keras_gpt.checkpoints.checkpoint import Checkpoint, load_weights, named_tensors
+from keras_gpt.checkpoints.checkpoint import (
+    Checkpoint,
+    load_weights,
+    named_tensors,
+    require_size,
+)
 from keras_gpt.checkpoints.huggingface_writer import save_huggingface
 from keras_gpt.checkpoints.preset import read_preset, save_preset
 from keras_gpt.checkpoints.sources import open_checkpoint
@@ -11,6 +16,7 @@ __all__ = [
     "named_tensors",
     "open_checkpoint",
     "read_preset",
+    "require_size",
     "save_huggingface",
     "save_preset",
 ]

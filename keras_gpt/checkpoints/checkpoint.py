@@ -1,6 +1,7 @@
 """What every format is read into: a config, a tokenizer, and tensors that are read one by one."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -120,6 +121,33 @@ def require_tensors(
         raise ValueError(
             f"{source} must hold the tensors that its config describes. Received: missing "
             f"{_some(missing)}, extra {_some(extra)}, of another shape {_some(wrong)}"
+        )
+
+
+def require_size(
+    source: str, stored: Mapping[str, StoredTensor], num_layers: int, num_parameters: int = 0
+) -> None:
+    """Check that a source may well hold the model that its config describes.
+
+    A config of some bytes can ask for more layers than there is memory for, so this comes before
+    their names are listed or the model is made. `require_tensors` compares exactly, and names what
+    is missing.
+
+    Args:
+        source: what to call it in the message.
+        stored: its tensors.
+        num_layers: as the config says.
+        num_parameters: as the config says; 0 where the names are listed before the model is made.
+
+    Raises:
+        ValueError: there are fewer tensors than layers, or not half as many numbers as parameters.
+    """
+    size = sum(math.prod(tensor.shape) for tensor in stored.values())
+    if num_layers > len(stored) or num_parameters > 2 * size:
+        raise ValueError(
+            f"{source} must hold the tensors that its config describes: {num_layers} layers"
+            + (f" and {num_parameters} numbers" if num_parameters else "")
+            + f". Received: {len(stored)} tensors with {size} numbers"
         )
 
 

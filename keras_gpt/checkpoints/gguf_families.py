@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from keras_gpt.checkpoints.checkpoint import SAME, TRANSPOSED, Layout, Part, TensorMap
-from keras_gpt.checkpoints.huggingface_families import (
+from keras_gpt.checkpoints.config_checks import (
     require_fields,
     require_no_windows,
     require_values,

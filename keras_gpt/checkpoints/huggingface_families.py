@@ -5,6 +5,14 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from keras_gpt.checkpoints.checkpoint import TRANSPOSED, Part, TensorMap
+from keras_gpt.checkpoints.config_checks import (
+    choose,
+    require_fields,
+    require_no_windows,
+    require_objects,
+    require_values,
+    take,
+)
 from keras_gpt.config import GPTConfig
 
 
@@ -39,69 +47,6 @@ def family_of_config(config: GPTConfig) -> Family:
     if config.positions == "rotary" or config.normalization == "rms_norm":
         return FAMILIES["llama"]
     return FAMILIES["openai-gpt" if config.norm_placement == "post" else "gpt2"]
-
-
-# -- checks that reading and writing share ---------------------------------------------------------
-
-
-def require_values(content: Mapping[str, Any], expected: Mapping[str, Any], what: str) -> None:
-    """Check settings that our layers know only one value of; a missing one has that value.
-
-    Raises:
-        ValueError: one has another value; the message names it.
-    """
-    for name, value in expected.items():
-        if content.get(name, value) != value:
-            raise ValueError(
-                f"{what}: {name} must be {value!r}, the only one that is supported. Received: "
-                f"{name}={content[name]!r}"
-            )
-
-
-def require_fields(config: GPTConfig, expected: Mapping[str, Any], what: str) -> None:
-    """Check the fields of our config that another format has only one value of.
-
-    Raises:
-        ValueError: one has another value; the message names it.
-    """
-    for name, value in expected.items():
-        if getattr(config, name) != value:
-            raise ValueError(
-                f"{what} has only {name}={value!r}, so this model cannot be kept in that format. "
-                f"Received: {name}={getattr(config, name)!r}"
-            )
-
-
-def require_no_windows(config: GPTConfig, what: str) -> None:
-    """Check that every layer attends to all that stands before; other formats have no windows."""
-    if set(config.attention_windows) != {None}:
-        raise ValueError(
-            f"{what} has no attention windows, so this model cannot be kept in that format. "
-            f"Received: attention_windows={config.attention_windows!r}"
-        )
-
-
-def take(content: Mapping[str, Any], name: str, *others: str) -> Any:
-    """Take a value that must be there, under its name or an older one.
-
-    Raises:
-        ValueError: it is not there.
-    """
-    for each in (name, *others):
-        if content.get(each) is not None:
-            return content[each]
-    raise ValueError(f"config.json must have {name!r}. Received: keys {sorted(content)}")
-
-
-def choose(names: Mapping[str, str], value: Any, field: str) -> str:
-    """Translate a name.
-
-    Raises:
-        ValueError: it is unknown.
-    """
-    if value not in names:
-        raise ValueError(f"{field} must be one of {sorted(names)}. Received: {field}={value!r}")
-    return names[value]
 
 
 # -- GPT-2 and GPT-1 -----------------------------------------------------------------------------
@@ -280,6 +225,7 @@ _LLAMA_FIELDS = {
 
 def _read_llama(content: Mapping[str, Any]) -> dict[str, Any]:
     what = "Llama's config.json"
+    require_objects(content, ("rope_parameters", "rope_scaling"), what)
     width, heads = take(content, "hidden_size"), take(content, "num_attention_heads")
     require_values(
         {**content, "head_dim": content.get("head_dim") or width // heads},

@@ -6,7 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from keras_gpt.checkpoints.checkpoint import Checkpoint, StoredTensor, map_tensors
+from keras_gpt.checkpoints.checkpoint import (
+    Checkpoint,
+    StoredTensor,
+    map_tensors,
+    require_size,
+)
 from keras_gpt.checkpoints.huggingface_families import FAMILIES, Family
 from keras_gpt.checkpoints.huggingface_text import read_settings, read_tokenizer
 from keras_gpt.checkpoints.json_files import read_json
@@ -14,6 +19,10 @@ from keras_gpt.checkpoints.safetensors_files import open_safetensors
 from keras_gpt.config import GPTConfig
 
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_TORCH_DTYPES = (
+    *("float64", "float32", "float16", "bfloat16"),
+    *("int64", "int32", "int16", "int8", "uint8", "bool"),
+)
 _TORCH_WEIGHTS, _TORCH_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 
 
@@ -31,25 +40,35 @@ def read_huggingface(folder: Path, with_weights: bool = True) -> Checkpoint:
         ImportError: the weights are torch's and torch is not installed.
     """
     content = read_json(folder / "config.json")
-    family = FAMILIES.get(content.get("model_type", ""))
+    kind = content.get("model_type")
+    family = FAMILIES.get(kind) if isinstance(kind, str) else None
     if family is None:
         raise ValueError(
             f"{folder / 'config.json'} must be of one of the architectures {sorted(FAMILIES)}. "
-            f"Received: model_type={content.get('model_type')!r}"
+            f"Received: model_type={kind!r:.80}"
         )
-    config = GPTConfig.from_dict(family.read(content))
+    try:
+        config = GPTConfig.from_dict(family.read(content))
+    except ValueError as error:
+        raise ValueError(f"{folder / 'config.json'}: {error}") from error
     tensors: Mapping[str, StoredTensor] = {}
     if with_weights:
-        stored = _tidy(_open_weights(folder), family, config, str(folder))
+        found = _open_weights(folder)
+        require_size(str(folder), found, config.num_layers)
+        stored = _tidy(found, family, config, str(folder))
         tensors = map_tensors(family.tensors(config), stored, str(folder))
     tokenizer = read_tokenizer(folder, family.model_type)
+    try:
+        settings = read_settings(folder, content, config.vocab_size)
+    except ValueError as error:
+        raise ValueError(f"the generation settings of {folder}: {error}") from error
     return Checkpoint(
         source=str(folder),
         model="GPT",
         config=config.to_dict(),
         tensors=tensors,
         tokenizer=tokenizer,
-        settings=read_settings(folder, content, config.vocab_size),
+        settings=settings,
     )
 
 
@@ -121,15 +140,35 @@ def _open_torch(files: list[Path]) -> dict[str, StoredTensor]:
         if not isinstance(loaded, dict):
             raise ValueError(f"{file} must hold tensors by name. Received: {type(loaded).__name__}")
         for name, tensor in loaded.items():
-            if not isinstance(tensor, torch.Tensor):
+            if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
                 raise ValueError(f"{file} must hold tensors only. Received: {name!r}")
+            reason = _why_not(tensor)
+            if reason is not None:
+                raise ValueError(
+                    f"{file} must hold plain tensors, whose numbers numpy knows and which are all "
+                    f"in the file. Received: {name!r}, {reason}"
+                )
             tensors[name] = StoredTensor(tuple(tensor.shape), _torch_reader(tensor))
     return tensors
 
 
+def _why_not(tensor: Any) -> str | None:
+    """Say what keeps a tensor of torch from being read, or None."""
+    if str(tensor.layout) != "torch.strided" or tensor.device.type != "cpu":
+        return f"of layout {tensor.layout} on device {tensor.device}"
+    if str(tensor.dtype).removeprefix("torch.") not in _TORCH_DTYPES:
+        return f"of dtype {tensor.dtype}"
+    # A tensor may repeat one number to any length.
+    there = tensor.untyped_storage().nbytes() // tensor.element_size()
+    if there < tensor.numel():
+        return f"of shape {tuple(tensor.shape)}, of which {there} numbers are there"
+    return None
+
+
 def _torch_reader(tensor: Any) -> Callable[[], np.ndarray]:
+    values = tensor.detach()  # an nn.Parameter asks for gradients, and numpy has none
     # numpy has no bfloat16 of its own; every value of it is exact in float32.
-    return lambda: (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy()
+    return lambda: (values.float() if str(values.dtype) == "torch.bfloat16" else values).numpy()
 
 
 def _tidy(

@@ -75,8 +75,9 @@ def _added_tokens(folder: Path, config: Mapping[str, Any]) -> list[dict[str, Any
             )
         entries[entry.get("content")] = {**entry, "id": int(number)}
     marked = _optional_json(folder / "special_tokens_map.json") | dict(config)
-    special = {_token(value) for value in marked.values()}
-    special |= {_token(value) for value in marked.get("additional_special_tokens") or []}
+    more = marked.get("additional_special_tokens")
+    values = [*marked.values(), *(more if isinstance(more, list) else [])]
+    special = {_token(value) for value in values}
     for content, number in _optional_json(folder / "added_tokens.json").items():
         entries.setdefault(
             content, {"id": number, "content": content, "special": content in special}
@@ -106,7 +107,7 @@ def read_settings(folder: Path, config: Mapping[str, Any], vocab_size: int) -> G
     # Small test models keep GPT-2's 50256 with a smaller vocabulary: an id that never comes.
     ends = [end for end in ends if isinstance(end, int) and 0 <= end < vocab_size]
     template = tokens.get("chat_template")
-    if isinstance(template, list):  # several by name
+    if isinstance(template, list) and all(map(_is_named, template)):  # several by name
         named = {each.get("name"): each.get("template") for each in template}
         template = named.get("default")
     if (folder / "chat_template.jinja").is_file():
@@ -123,6 +124,10 @@ def read_settings(folder: Path, config: Mapping[str, Any], vocab_size: int) -> G
         eos_token=_token(tokens.get("eos_token")),
         pad_token=_token(tokens.get("pad_token")),
     )
+
+
+def _is_named(template: Any) -> bool:
+    return isinstance(template, dict) and isinstance(template.get("name"), str)
 
 
 def _optional_json(file: Path) -> dict[str, Any]:

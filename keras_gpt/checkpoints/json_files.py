@@ -29,5 +29,5 @@ def read_json_value(file: Path) -> Any:
         raise FileNotFoundError(f"the folder must hold a {file.name}. Received: no file {file}")
     try:
         return json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{file} is not valid JSON ({error})") from error

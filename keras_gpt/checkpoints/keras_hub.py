@@ -1,11 +1,10 @@
 """KerasHub's GPT-2 presets, read and written; `kaggle://` through its own download."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from keras_gpt.checkpoints.checkpoint import (
     Checkpoint,
@@ -15,13 +14,15 @@ from keras_gpt.checkpoints.checkpoint import (
     StoredTensor,
     TensorMap,
     map_tensors,
+    require_size,
     split_tensors,
 )
-from keras_gpt.checkpoints.huggingface_families import (
+from keras_gpt.checkpoints.config_checks import (
     require_fields,
     require_no_windows,
     take,
 )
+from keras_gpt.checkpoints.hdf5_file import open_hdf5
 from keras_gpt.checkpoints.json_files import read_json
 from keras_gpt.config import GPTConfig
 from keras_gpt.files import whole_folder
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 _WEIGHTS = "model.weights.h5"
 _WHAT = "KerasHub's GPT-2"
+_END_OF_TEXT = "<|endoftext|>"
 _FIELDS = {
     "norm_placement": "pre",
     "normalization": "layer_norm",
@@ -86,8 +88,24 @@ def read_keras_hub(folder: str | os.PathLike[str]) -> Checkpoint:
     fields = content.get("config")
     if not isinstance(fields, dict):
         raise ValueError(f"{path / 'config.json'} must have a config. Received: {fields!r:.80}")
+    try:
+        config = _config(fields)
+    except ValueError as error:
+        raise ValueError(f"{path / 'config.json'}: {error}") from error
+    stored = _open(path / _WEIGHTS)
+    require_size(str(path), stored, config.num_layers)
+    return Checkpoint(
+        source=str(path),
+        model="GPT",
+        config=config.to_dict(),
+        tensors=map_tensors(_tensors(config), stored, str(path)),
+        tokenizer=_tokenizer(path / "assets" / "tokenizer"),
+    )
+
+
+def _config(fields: Mapping[str, Any]) -> GPTConfig:
     dropout = fields.get("dropout", 0.1)
-    config = GPTConfig(
+    return GPTConfig(
         vocab_size=take(fields, "vocabulary_size"),
         embedding_dim=take(fields, "hidden_dim"),
         num_heads=take(fields, "num_heads"),
@@ -97,13 +115,6 @@ def read_keras_hub(folder: str | os.PathLike[str]) -> Checkpoint:
         embedding_dropout=dropout,
         attention_dropout=dropout,
         residual_dropout=dropout,
-    )
-    return Checkpoint(
-        source=str(path),
-        model="GPT",
-        config=config.to_dict(),
-        tensors=map_tensors(_tensors(config), _open(path / _WEIGHTS), str(path)),
-        tokenizer=_tokenizer(path / "assets" / "tokenizer"),
     )
 
 
@@ -122,12 +133,14 @@ def save_keras_hub(
         config: the model's.
         variables: the model's Keras variables.
         tokenizer: goes along where there is one; then it is a `GPT2CausalLM`, else a backbone.
-        settings: KerasHub keeps none; another end of a text than the tokenizer's is refused.
+        settings: KerasHub keeps none. Another end of a text than the tokenizer's is refused, and
+            what else they say is left out, with a warning that names it.
         overwrite: whether a non-empty folder may be replaced.
 
     Raises:
         FileExistsError: the folder holds something and `overwrite` is False.
-        ValueError: KerasHub's GPT-2 has not what this model has; the message names the field.
+        ValueError: KerasHub's GPT-2 has not what this model or its tokenizer has; the message
+            names the field.
     """
     require_no_windows(config, _WHAT)
     require_fields(config, {**_FIELDS, "key_value_heads": config.num_heads}, _WHAT)
@@ -137,6 +150,7 @@ def save_keras_hub(
         _WHAT,
     )
     _check_text(tokenizer, settings)
+    _warn_of_settings(tokenizer, settings)
     with whole_folder(folder, overwrite) as scratch:
         import keras_hub
 
@@ -168,6 +182,40 @@ def _check_text(tokenizer: "Tokenizer | None", settings: GenerationSettings) -> 
         raise ValueError(
             f"{_WHAT} ends a text with <|endoftext|> only, so this model cannot be kept in that "
             f"format. Received: stop_token_ids={ends}"
+        )
+    # Its class makes a tokenizer of a vocabulary and merges, and takes nothing else.
+    received = {
+        "special_tokens": list(tokenizer.special_tokens),
+        "added_tokens": list(tokenizer.added_tokens),
+        "ignore_merges": tokenizer.ignore_merges,
+        "nfc": tokenizer.nfc,
+    }
+    expected = {
+        "special_tokens": [_END_OF_TEXT],
+        "added_tokens": [],
+        "ignore_merges": False,
+        "nfc": False,
+    }
+    for name, value in expected.items():
+        if received[name] != value:
+            raise ValueError(
+                f"{_WHAT} has only tokenizers with {name}={value!r}, so this one cannot be kept in "
+                f"that format. Received: {name}={received[name]!r:.300}"
+            )
+
+
+def _warn_of_settings(tokenizer: "Tokenizer | None", settings: GenerationSettings) -> None:
+    said = settings.to_dict()
+    if tokenizer is not None:
+        said.pop("stop_token_ids", None)  # checked, and the same there
+        for name in ("bos_token", "eos_token"):
+            if said.get(name) == _END_OF_TEXT:
+                del said[name]
+    if said:
+        warnings.warn(
+            f"{_WHAT} keeps no generation settings; left out: {', '.join(said)}. Whoever loads the "
+            "preset must give them again.",
+            stacklevel=4,
         )
 
 
@@ -201,37 +249,12 @@ def _fill(file: Path, tensors: Mapping[str, ModelTensor]) -> None:
 
 
 def _open(file: Path) -> dict[str, StoredTensor]:
-    import h5py
-
     if not file.is_file():
         raise FileNotFoundError(
             f"the preset must have its weights in one {_WEIGHTS}. Received: no {file}"
         )
-    stored: dict[str, StoredTensor] = {}
-
-    def visit(name: str, item: Any) -> None:
-        # Dropout keeps the state of its random numbers among the weights.
-        if isinstance(item, h5py.Dataset) and "seed_generator" not in name:
-            stored[name] = StoredTensor(tuple(item.shape), _reader(file, name))
-
-    try:
-        with h5py.File(file, "r") as opened:
-            opened.visititems(visit)
-    except OSError as error:  # the library has no other class for a damaged file
-        raise ValueError(
-            f"{file} is damaged or cut short ({error}); save or download it again"
-        ) from error
-    return stored
-
-
-def _reader(file: Path, name: str) -> Callable[[], np.ndarray]:
-    def read() -> np.ndarray:
-        import h5py
-
-        with h5py.File(file, "r") as opened:
-            return np.asarray(opened[name][...])
-
-    return read
+    # Dropout keeps the state of its random numbers among the weights.
+    return open_hdf5(file, unused="seed_generator")
 
 
 def _tensors(config: GPTConfig) -> TensorMap:

@@ -106,17 +106,18 @@ def _open(folder: Path, total: int) -> list[np.ndarray]:
         for file in folder.glob("params_*.npy")
         if (match := re.fullmatch(r"params_(\d+)\.npy", file.name))
     }
-    missing = sorted(set(range(max(found, default=0) + 1)) - set(found))
-    if missing:
+    # Not a list of all up to the highest, which a file's name may set at will.
+    due = next((place for place, number in enumerate(sorted(found)) if place != number), None)
+    if due is not None or not found:
         raise FileNotFoundError(
             f"the folder must hold params_0.npy and those that follow. Received: no "
-            f"params_{missing[0]}.npy in {folder}"
+            f"params_{due or 0}.npy in {folder}"
         )
-    pieces = []
+    pieces: list[np.ndarray] = []
     for number in sorted(found):
         try:
-            piece = np.load(found[number], mmap_mode="r", allow_pickle=False)
-        except (ValueError, EOFError, OSError) as error:
+            piece = np.lib.format.open_memmap(found[number], mode="r")
+        except Exception as error:  # what a damaged header raises has no common class
             raise ValueError(
                 f"{found[number]} is damaged or cut short ({error}); download it again"
             ) from error

@@ -8,7 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from keras_gpt.checkpoints.checkpoint import Checkpoint, Layout, Part, StoredTensor, map_tensors
+from keras_gpt.checkpoints.checkpoint import (
+    Checkpoint,
+    Layout,
+    Part,
+    StoredTensor,
+    map_tensors,
+    require_size,
+)
 from keras_gpt.checkpoints.json_files import read_json
 from keras_gpt.config import GPTConfig
 
@@ -35,6 +42,7 @@ def read_openai_gpt2(folder: str | os.PathLike[str]) -> Checkpoint:
     path = Path(folder)
     config = _config(path / "hparams.json")
     stored = _open(_prefix(path))
+    require_size(str(path), stored, config.num_layers)
     return Checkpoint(
         source=str(path),
         model="GPT",
@@ -48,15 +56,18 @@ def _config(file: Path) -> GPTConfig:
     numbers = read_json(file)
     needed = ("n_vocab", "n_ctx", "n_embd", "n_head", "n_layer")
     if not all(isinstance(numbers.get(name), int) for name in needed):
-        raise ValueError(f"{file} must hold the integers {needed}. Received: {numbers}")
-    return GPTConfig(
-        vocab_size=numbers["n_vocab"],
-        embedding_dim=numbers["n_embd"],
-        num_heads=numbers["n_head"],
-        feed_forward_dim=4 * numbers["n_embd"],
-        num_layers=numbers["n_layer"],
-        context_length=numbers["n_ctx"],
-    )
+        raise ValueError(f"{file} must hold the integers {needed}. Received: {numbers!s:.300}")
+    try:
+        return GPTConfig(
+            vocab_size=numbers["n_vocab"],
+            embedding_dim=numbers["n_embd"],
+            num_heads=numbers["n_head"],
+            feed_forward_dim=4 * numbers["n_embd"],
+            num_layers=numbers["n_layer"],
+            context_length=numbers["n_ctx"],
+        )
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
 
 
 def _prefix(folder: Path) -> Path:

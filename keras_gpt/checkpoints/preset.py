@@ -79,7 +79,7 @@ def read_preset(folder: str | os.PathLike[str], with_weights: bool = True) -> Ch
         )
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{file} is not valid JSON ({error}). Received: folder={path}") from error
     if not is_preset(content):
         raise ValueError(
@@ -101,7 +101,10 @@ def read_preset(folder: str | os.PathLike[str], with_weights: bool = True) -> Ch
         from keras_gpt.tokenizers import Tokenizer
 
         tokenizer = Tokenizer.load(path)
-    settings = GenerationSettings.of(content.get("generation"))
+    try:
+        settings = GenerationSettings.of(content.get("generation"))
+    except ValueError as error:
+        raise ValueError(f"{file}, 'generation': {error}") from error
     weights = path / _WEIGHTS
     return Checkpoint(
         source=str(weights),
@@ -137,5 +140,5 @@ def is_preset_folder(folder: str | os.PathLike[str]) -> bool:
     """Say whether a folder's `config.json` is ours; an unreadable one is not."""
     try:
         return is_preset(json.loads((Path(folder) / _CONFIG).read_text(encoding="utf-8")))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False

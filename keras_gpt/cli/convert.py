@@ -31,7 +31,10 @@ def convert(
     ] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace what is there.")] = False,
 ) -> None:
-    """Write a model in another library's format: weights, tokenizer and generation settings."""
+    """Write a model in another library's format: weights, tokenizer and generation settings.
+
+    KerasHub has no place for the settings: --to keras-hub names those that it leaves out.
+    """
     if dtype is not None and to is not Format.GGUF:
         raise ValueError(f"--dtype belongs to --to gguf. Received: --dtype {dtype} --to {to}")
     _require_place(Path(destination), to, overwrite)

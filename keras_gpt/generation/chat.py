@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 Message = Mapping[str, str]
 
 _USUAL_NEW_TOKENS = 512
+_ROLES = ("system", "user", "assistant")
+_THOUGHTS = ("<think>", "</think>")
 
 
 def render_chat(
@@ -114,8 +116,10 @@ def chat_prompt_ids(
 ) -> list[int]:
     """Turn messages into the ids of a prompt for the next answer.
 
-    Special tokens that the template writes become their ids. One that stands in a message stays
-    plain text: nobody can end a turn, or forge one, by writing its token.
+    Special and added tokens that the template writes become their ids. One that stands anywhere
+    in a message stays plain text: nobody can end a turn, or forge one, by writing its token. Two
+    kinds are left as they are: added tokens of blank space, and <think> and </think> in an
+    answer, by which templates take the thoughts out of it.
 
     Args:
         tokenizer: the model's.
@@ -126,24 +130,61 @@ def chat_prompt_ids(
         ValueError: as for `render_chat`.
     """
     _check_messages(messages)
-    special = list(tokenizer.special_tokens)
-    if not any(token in message["content"] for message in messages for token in special):
-        return tokenizer.encode(render_chat(messages, settings), allow_special=True)
-    # The template sees a mark that nobody can guess in the place of each special token; what
-    # stands between marks is encoded with the template's own tokens, the marked ones as text.
-    # Digits come through a template's filters as they are.
-    mark = f"{secrets.randbelow(10**20):020d}"
-    marks = {f"{mark}{index:04d}": token for index, token in enumerate(special)}
-    hidden = []
-    for message in messages:
-        content = message["content"]
-        for sign, token in marks.items():
-            content = content.replace(token, sign)
-        hidden.append({**message, "content": content})
+    added = [token for token in tokenizer.added_tokens if not token.isspace()]
+    hiding = _Hiding([*tokenizer.special_tokens, *added])
+    hidden = [hiding.hide(message) for message in messages]
     ids: list[int] = []
-    for piece in re.split(f"({mark}[0-9]{{4}})", render_chat(hidden, settings)):
-        ids += tokenizer.encode(marks.get(piece, piece), allow_special=piece not in marks)
+    for piece, is_hidden in hiding.pieces(render_chat(hidden, settings)):
+        if is_hidden:
+            ids += tokenizer.encode_literally(piece)
+        else:
+            ids += tokenizer.encode(piece, allow_special=True)
     return ids
+
+
+class _Hiding:
+    """Marks in the place of tokens, which a template passes on and nobody can guess.
+
+    What stands between marks has the template's own tokens only. Digits come through a
+    template's filters as they are.
+    """
+
+    def __init__(self, tokens: Sequence[str]) -> None:
+        # The longest first, as the tokenizer finds them.
+        self._tokens = sorted(tokens, key=len, reverse=True)
+        self._found = re.compile("|".join(map(re.escape, self._tokens)) or "(?!)")
+        self._mark = f"{secrets.randbelow(10**20):020d}"
+
+    def hide(self, message: Message) -> dict[str, Any]:
+        """Give the message with marks in all its strings."""
+        spared = _THOUGHTS if message["role"] == "assistant" else ()
+
+        def sign(found: re.Match[str]) -> str:
+            token = found[0]
+            return token if token in spared else f"{self._mark}{self._tokens.index(token):06d}"
+
+        def inside(value: Any) -> Any:
+            if isinstance(value, str):
+                return self._found.sub(sign, value)
+            if isinstance(value, Mapping):
+                return {inside(key): inside(each) for key, each in value.items()}
+            if isinstance(value, list | tuple):
+                return [inside(each) for each in value]
+            return value
+
+        # What a template asks for by name stays; a role that it knows forges nothing.
+        return {
+            key if key in ("role", "content") else inside(key): each
+            if key == "role" and each in _ROLES
+            else inside(each)
+            for key, each in message.items()
+        }
+
+    def pieces(self, text: str) -> Iterator[tuple[str, bool]]:
+        """Give the pieces of a text, and whether each is a token that was hidden."""
+        # The group makes split() keep the numbers of the hidden ones, at odd places.
+        for place, piece in enumerate(re.split(f"{self._mark}([0-9]{{6}})", text)):
+            yield (self._tokens[int(piece)], True) if place % 2 else (piece, False)
 
 
 class Chat:

@@ -9,6 +9,7 @@ import numpy as np
 from keras import ops
 
 from keras_gpt.checkpoints import load_weights as load_checkpoint_weights
+from keras_gpt.checkpoints import require_size
 from keras_gpt.config import GPTConfig
 from keras_gpt.generation_settings import GenerationSettings
 from keras_gpt.models.gpt import GPT
@@ -334,9 +335,21 @@ class GPTClassifier(Keeping, keras.Model):
         """
         checkpoint = cls._open(source)
         config = dict(checkpoint.config)
-        fields = GPTConfig.from_dict(config.pop("gpt", {})).to_dict()
+        gpt_config = GPTConfig.from_dict(config.pop("gpt", {}))
+        if (
+            not set(config) <= {"num_classes", "label_names", "dropout"}
+            or not isinstance(config.get("num_classes"), int)
+            or not isinstance(config.get("label_names"), list | None)
+        ):
+            raise ValueError(
+                "the folder's config.json must have num_classes (an integer), label_names (a list) "
+                f"and dropout beside gpt. Received: source={os.fspath(source)!r}, with "
+                f"{config!r:.300}"
+            )
+        size = gpt_config.num_parameters + config["num_classes"] * gpt_config.embedding_dim
+        require_size(checkpoint.source, checkpoint.tensors, gpt_config.num_layers, size)
         gpt = GPT(
-            **fields,
+            **gpt_config.to_dict(),
             tokenizer=checkpoint.tokenizer,
             generation_settings=checkpoint.settings,
             dtype=dtype,

@@ -4,7 +4,7 @@ import os
 from typing import Any, Self
 
 from keras_gpt.checkpoints import load_weights as load_checkpoint_weights
-from keras_gpt.checkpoints import save_huggingface
+from keras_gpt.checkpoints import require_size, save_huggingface
 from keras_gpt.config import GPTConfig
 from keras_gpt.models.keeping import Keeping
 
@@ -52,6 +52,10 @@ class Formats(Keeping):
             return cls(**GPTConfig.preset(str(source)).to_dict(), dtype=dtype)
         checkpoint = cls._open(source, load_weights)
         config = GPTConfig.from_dict(checkpoint.config)
+        if load_weights:
+            require_size(
+                checkpoint.source, checkpoint.tensors, config.num_layers, config.num_parameters
+            )
         model = cls(
             **config.to_dict(),
             tokenizer=checkpoint.tokenizer,
@@ -126,14 +130,16 @@ class Formats(Keeping):
     def save_to_keras_hub(self, folder: str | os.PathLike[str], overwrite: bool = False) -> None:
         """Write a KerasHub GPT-2 preset, which `keras_hub.models.GPT2CausalLM.from_preset` loads.
 
+        It has no place for the generation settings; a warning names those that are left out.
+
         Args:
             folder: where to; it appears whole or not at all.
             overwrite: whether a non-empty folder may be replaced.
 
         Raises:
             FileExistsError: the folder holds something and `overwrite` is False.
-            ValueError: KerasHub's GPT-2 has not what this model has (the message names the
-                field), or layers are quantized or have LoRA weights.
+            ValueError: KerasHub's GPT-2 has not what this model or its tokenizer has (the message
+                names the field), or layers are quantized or have LoRA weights.
 
         Example:
             >>> gpt.save_to_keras_hub("my-gpt-keras-hub/")

@@ -117,12 +117,13 @@ def library_pre_tokenizer(split: Split) -> Any:
 
 def _plain(step: Any) -> Any:
     """Leave out what has no effect on ids, and write down what the library takes for granted."""
-    if not isinstance(step, dict):
+    steps = step.get("pretokenizers") if isinstance(step, dict) else None
+    if isinstance(steps, list) and step.get("type") == "Sequence":
+        return [_plain_step(one) for one in steps]  # no split of ours has a sequence in a sequence
+    return _plain_step(step)
+
+
+def _plain_step(step: Any) -> Any:
+    if not isinstance(step, dict) or step.get("type") != "ByteLevel":
         return step
-    if step.get("type") == "Sequence" and isinstance(step.get("pretokenizers"), list):
-        return [_plain(one) for one in step["pretokenizers"]]
-    step = dict(step)
-    if step.get("type") == "ByteLevel":
-        step.pop("trim_offsets", None)
-        step.setdefault("use_regex", True)
-    return step
+    return {"use_regex": True, **{n: value for n, value in step.items() if n != "trim_offsets"}}

@@ -93,9 +93,9 @@ class Tokenizer(Vocabulary):
         special = checked_special_tokens(special_tokens)
         added = checked_special_tokens(added_tokens, "added_tokens", others=special)
         super().__init__(vocabulary, special, bytes_of_tokens(level), added, level == "gpt1")
-        engine = make_engine(self._parts())
-        self._without_special = with_found_tokens(engine, self._added)
-        self._with_special = with_found_tokens(engine, self._special | self._added)
+        self._engine = make_engine(self._parts())
+        self._without_special = with_found_tokens(self._engine, self._added)
+        self._with_special = with_found_tokens(self._engine, self._special | self._added)
 
     # Making, keeping
 
@@ -319,6 +319,22 @@ class Tokenizer(Vocabulary):
         """
         check_text(text)
         return self._encoder(allow_special).encode_batch([text])[0]
+
+    def encode_literally(self, text: str) -> list[int]:
+        """Turn text into token ids as `encode` does, but find no added tokens in it either.
+
+        Args:
+            text: as for `encode`; whatever tokens are written in it are text like any other.
+
+        Returns:
+            The ids, none of which is a special or an added token's.
+
+        Raises:
+            TypeError: as for `encode`.
+            ValueError: as for `encode`.
+        """
+        check_text(text)
+        return self._engine.encode_batch([text])[0]
 
     def encode_batch(self, texts: Iterable[str], allow_special: bool = False) -> list[list[int]]:
         """Turn several texts into token ids, in parallel.

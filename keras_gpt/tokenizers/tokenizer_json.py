@@ -102,7 +102,7 @@ def from_tokenizer_json(text: str, source: str = "the tokenizer's JSON") -> Part
     model = state.get("model")
     if not isinstance(model, dict) or not isinstance(model.get("vocab"), dict):
         raise ValueError(f"{source} must have a model with a vocab, as a tokenizer.json has")
-    merges = [_merge_pair(merge, source) for merge in model.get("merges") or []]
+    merges = [_merge_pair(merge, source) for merge in _list(model, "merges", source)]
     level, split = _kind(state, merges, source)
     _check_model(model, level, source)
     normalized = state.get("normalizer") is not None
@@ -110,7 +110,7 @@ def from_tokenizer_json(text: str, source: str = "the tokenizer's JSON") -> Part
     special: list[str] = []
     added: list[str] = []
     next_id = len(vocabulary)
-    for entry in state.get("added_tokens") or []:
+    for entry in _list(state, "added_tokens", source):
         token, token_id = _added_token(entry, normalized, source)
         # The library numbers a token that the model lacks itself, whatever the file says.
         if (due := vocabulary.setdefault(token, next_id)) != token_id:
@@ -131,6 +131,13 @@ def from_tokenizer_json(text: str, source: str = "the tokenizer's JSON") -> Part
         nfc=level == "byte" and normalized,
         added_tokens=added,
     )
+
+
+def _list(part: Mapping[str, Any], name: str, source: str) -> list[Any]:
+    found = part.get(name) or []
+    if not isinstance(found, list):
+        raise ValueError(f"{source}: {name} must be a list. Received: {name}={found!r:.80}")
+    return found
 
 
 def _added_token(entry: Any, normalized: bool, source: str) -> tuple[str, int]:
@@ -237,7 +244,9 @@ def _steps(part: Any, name: str) -> list[Any]:
 
 
 def _type(part: Any) -> Any:
-    return part.get("type") if isinstance(part, Mapping) else part
+    if isinstance(part, Mapping):
+        return part.get("type")
+    return None if part is None else f"of type {type(part).__name__}"
 
 
 def _check_model(model: dict[str, Any], level: Level, source: str) -> None:

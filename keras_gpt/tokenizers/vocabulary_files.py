@@ -90,7 +90,7 @@ def parse_json(text: str, source: str) -> dict[str, Any]:
     """
     try:
         state = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{source} must be JSON, and it is not: {error}") from error
     if not isinstance(state, dict):
         raise ValueError(f"{source} must be a JSON object. Received: {type(state).__name__}")

@@ -13,6 +13,7 @@ from gpt_cases import logits_of, make_gpt, random_ids, small_tokenizer
 from safetensors.numpy import load_file, save_file
 
 from keras_gpt import GPT
+from keras_gpt.checkpoints.huggingface_reader import read_huggingface
 from keras_gpt.generation_settings import GenerationSettings
 
 LLAMA = {
@@ -290,6 +291,33 @@ def test_torch_files_are_read_by_the_weights_only_loader(
     torch.save(theirs.state_dict(), file)
     _same_weights(GPT.from_preset(tmp_path / "hf"), expected)
 
+    torch.save(dict(theirs.named_parameters()), file)  # they ask for gradients
+    _same_weights(GPT.from_preset(tmp_path / "hf"), expected)
+    half = {name: value.bfloat16() for name, value in theirs.state_dict().items()}
+    torch.save(half, file)
+    rounded = half["transformer.ln_f.weight"].float().numpy()
+    np.testing.assert_array_equal(
+        _value(GPT.from_preset(tmp_path / "hf").final_norm.gamma), rounded
+    )
+
+    norm = theirs.state_dict()["transformer.ln_f.weight"]
+    for odd, reason in (
+        (norm.to_sparse(), "torch.sparse_coo"),
+        (norm.to(torch.float8_e4m3fn), "dtype torch.float8_e4m3fn"),
+        (norm.to(torch.complex64), "dtype torch.complex64"),
+        (torch.quantize_per_tensor(norm, 0.1, 0, torch.qint8), "dtype torch.qint8"),
+        (norm.to("meta"), "device meta"),
+        (torch.ones(1).expand(len(norm)), "of which 1 numbers are there"),
+    ):
+        torch.save({**theirs.state_dict(), "transformer.ln_f.weight": odd}, file)
+        with pytest.raises(
+            ValueError, match=f"plain tensors.*'transformer.ln_f.weight', .*{reason}"
+        ):
+            read_huggingface(tmp_path / "hf")
+
+    torch.save({5: norm}, file)
+    with pytest.raises(ValueError, match=r"must hold tensors only\. Received: 5"):
+        read_huggingface(tmp_path / "hf")
     torch.save({"transformer.wte.weight": print}, file)
     with pytest.raises(ValueError, match=r"pytorch_model\.bin is damaged, cut short, or holds"):
         GPT.from_preset(tmp_path / "hf")
@@ -312,6 +340,19 @@ def folder(tmp_path: Path) -> Path:
 def _edit(folder: Path, **changes: Any) -> None:
     file = folder / "config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+def _edit_llama(folder: Path, **changes: Any) -> None:
+    content = {
+        "model_type": "llama",
+        "vocab_size": 270,
+        "hidden_size": 32,
+        "num_attention_heads": 4,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "max_position_embeddings": 24,
+    }
+    (folder / "config.json").write_text(json.dumps({**content, **changes}))
 
 
 def _edit_tensors(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
@@ -433,6 +474,16 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], type[Exception], str]] = {
         "scale_attn_weights",
     ),
     "a config without a width": (lambda f: _edit(f, n_embd=None), ValueError, "'n_embd'"),
+    "more layers than there are tensors": (
+        lambda f: _edit(f, n_layer=10**9),
+        ValueError,
+        "1000000000 layers. Received: .* tensors",
+    ),
+    "a Llama of more layers than there are tensors": (
+        lambda f: _edit_llama(f, num_hidden_layers=10**9),
+        ValueError,
+        "1000000000 layers. Received: .* tensors",
+    ),
     "heads that do not divide": (lambda f: _edit(f, n_head=5), ValueError, "num_heads"),
     "a config that is a list": (
         lambda f: (f / "config.json").write_text("[]"),
@@ -463,6 +514,50 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], type[Exception], str]] = {
         ValueError,
         "lm_head.weight differs",
     ),
+    **{
+        f"a config with {name}={value!r:.20}": (
+            lambda f, name=name, value=value: _edit(f, **{name: value}),
+            ValueError,
+            f"config.json.*Received: {name}=",
+        )
+        for name, value in (
+            ("model_type", ["gpt2"]),
+            ("activation_function", ["gelu"]),
+            ("n_embd", {}),
+            ("n_embd", -32),
+            ("n_layer", True),
+        )
+    },
+    **{
+        f"a Llama's config with {name}={value!r:.20}": (
+            lambda f, name=name, value=value: _edit_llama(f, **{name: value}),
+            ValueError,
+            f"config.json: .*Received: {name if ours is None else ours}=",
+        )
+        for name, value, ours in (
+            ("num_attention_heads", 0, None),
+            ("num_attention_heads", "4", None),
+            ("rope_parameters", "x", None),
+            ("rope_scaling", ["x"], None),
+            ("rms_norm_eps", 10**400, "norm_epsilon"),
+            ("rms_norm_eps", float("inf"), "norm_epsilon"),
+        )
+    },
+    "a config nested too deeply": (
+        lambda f: (f / "config.json").write_text("[" * 200_000),
+        ValueError,
+        "config.json is not valid JSON",
+    ),
+    **{
+        f"chat templates that are {value!r}": (
+            lambda f, value=value: (f / "tokenizer_config.json").write_text(
+                json.dumps({"chat_template": value})
+            ),
+            ValueError,
+            "generation settings of .*hf: chat_template must be a string",
+        )
+        for value in (["x"], [{"name": [], "template": "x"}], 5)
+    },
     "settings out of range": (
         lambda f: (f / "generation_config.json").write_text('{"top_p": 7}'),
         ValueError,

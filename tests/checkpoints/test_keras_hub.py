@@ -2,16 +2,19 @@
 
 import json
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import h5py
 import keras
 import numpy as np
 import pytest
 from gpt_cases import logits_of, make_gpt, random_ids, small_tokenizer
 
 from keras_gpt import GPT, Tokenizer
+from keras_gpt.checkpoints.keras_hub import read_keras_hub
 from keras_gpt.generation_settings import GenerationSettings
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # its own
@@ -127,6 +130,51 @@ def test_texts_that_it_cannot_handle_are_refused(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"special_tokens": ["<|endoftext|>", "<|im_end|>"]},
+        {"added_tokens": ["<|im_end|>"]},
+        {"ignore_merges": True},
+        {"nfc": True},
+    ],
+)
+def test_a_tokenizer_that_would_come_back_as_another_is_refused(
+    tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    """Its tokenizers are made of a vocabulary and merges alone."""
+    gpt, old = make_gpt(vocab_size=280), small_tokenizer()
+    vocabulary = {old.id_to_token(i): i for i in range(old.vocab_size)}
+    gpt.tokenizer = Tokenizer(vocabulary, old.merges, **changes)
+    with pytest.raises(ValueError, match=f"tokenizers with {next(iter(changes))}=.*Received"):
+        gpt.save_to_keras_hub(tmp_path / "hub")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("tokenizer", [None, small_tokenizer()])
+def test_settings_that_are_left_out_are_named(
+    hub: Any, tmp_path: Path, tokenizer: Tokenizer | None
+) -> None:
+    """And those that say nothing, or what it does anyway, are not."""
+    vocab_size = 270 if tokenizer is None else tokenizer.vocab_size
+    gpt = make_gpt(vocab_size=vocab_size, tokenizer=tokenizer)
+    end = tokenizer and tokenizer.end_of_text_id
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "KerasHub's GPT-2")
+        if end is not None:
+            gpt.generation_settings = GenerationSettings(
+                stop_token_ids=(end,), bos_token="<|endoftext|>", eos_token="<|endoftext|>"
+            )
+        gpt.save_to_keras_hub(tmp_path / "quiet")
+    gpt.generation_settings = GenerationSettings(
+        stop_token_ids=(end or 5,), temperature=0.5, top_k=3, top_p=0.9, chat_template="x"
+    )
+    names = ["temperature", "top_k", "top_p", "chat_template"]
+    names = names if end is not None else ["stop_token_ids", *names]
+    with pytest.warns(UserWarning, match=f"left out: {', '.join(names)}"):
+        gpt.save_to_keras_hub(tmp_path / "hub")
+
+
 def _edit(folder: Path, **changes: Any) -> None:
     file = folder / "config.json"
     content = json.loads(file.read_text())
@@ -144,12 +192,63 @@ def _cut(file: Path) -> None:
     file.write_bytes(data[: len(data) // 2])
 
 
+NORM = "layers/layer_normalization/vars/0"
+TOKENS = "layers/reversible_embedding/vars/0"
+
+
+def _replace(name: str = NORM, **how: Any) -> Callable[[Path], Any]:
+    """Make a function that declares a tensor anew, and writes nothing into it."""
+
+    def replace(folder: Path) -> None:
+        (folder / "secret").write_bytes(b"0123" * 9999)
+        with h5py.File(folder / "model.weights.h5", "r+") as opened:
+            shape = opened[name].shape
+            del opened[name]
+            opened.create_dataset(name, **{"shape": shape, "dtype": "float32", **how})
+
+    return replace
+
+
+def _virtual(folder: Path) -> None:
+    layout = h5py.VirtualLayout((32,), "float32")
+    layout[:] = h5py.VirtualSource("elsewhere.h5", "secret", (32,))
+    with h5py.File(folder / "model.weights.h5", "r+") as opened:
+        del opened[NORM]
+        opened.create_virtual_dataset(NORM, layout)
+
+
+def _huge(folder: Path) -> None:
+    """Declare more numbers than any memory has, in both files."""
+    _edit(folder, vocabulary_size=10**12)
+    _replace(TOKENS, shape=(10**12, 32), chunks=(64, 32), compression="gzip")(folder)
+
+
 BROKEN: dict[str, tuple[Callable[[Path], Any], type[Exception], str]] = {
     "another model": (_class, ValueError, "class_name='LlamaBackbone'"),
     "weights cut short": (lambda f: _cut(f / "model.weights.h5"), ValueError, "damaged or cut"),
     "no weights": (lambda f: (f / "model.weights.h5").unlink(), FileNotFoundError, "weights.h5"),
     "another width": (lambda f: _edit(f, intermediate_dim=73), ValueError, "of another shape"),
     "more layers": (lambda f: _edit(f, num_layers=4), ValueError, "transformer_decoder_3"),
+    "more layers than tensors": (
+        lambda f: _edit(f, num_layers=10**9),
+        ValueError,
+        "1000000000 layers. Received: .* tensors",
+    ),
+    "numbers of another file": (
+        _replace(external=[("secret", 0, h5py.h5f.UNLIMITED)]),
+        ValueError,
+        f"model.weights.h5 must hold .*Received: {NORM}, .*external",
+    ),
+    "numbers of another HDF5 file": (_virtual, ValueError, f"Received: {NORM}, .*virtual"),
+    "numbers that are not there": (_replace(), ValueError, f"{NORM}, of shape .* 0 numbers are"),
+    "chunks that are not there": (
+        _replace(chunks=(8,), compression="gzip"),
+        ValueError,
+        f"{NORM}, of shape .* 0 numbers are",
+    ),
+    "a huge tensor without chunks": (_huge, ValueError, f"{TOKENS}, of shape .* 0 numbers are"),
+    "text": (_replace(dtype="S4"), ValueError, f"{NORM}, of dtype"),
+    "integers": (_replace(dtype="int32"), ValueError, f"{NORM}, of dtype int32"),
     "no width": (lambda f: _edit(f, hidden_dim=None), ValueError, "hidden_dim"),
     "no merges": (
         lambda f: (f / "assets" / "tokenizer" / "merges.txt").unlink(),
@@ -157,6 +256,50 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], type[Exception], str]] = {
         "merges.txt",
     ),
 }
+
+
+def test_compressed_and_bfloat16_numbers_are_read(
+    written: tuple[Path, Any], tmp_path: Path
+) -> None:
+    """The first as others may write them, the second as Keras does."""
+    import ml_dtypes
+
+    folder = tmp_path / "preset"
+    shutil.copytree(written[0], folder)
+    with h5py.File(folder / "model.weights.h5", "r+") as opened:
+        tokens, norm = opened[TOKENS][...], opened[NORM][...]
+        del opened[TOKENS], opened[NORM]
+        opened.create_dataset(TOKENS, data=tokens, chunks=(7, 5), compression="gzip")
+        opened.create_dataset(NORM, data=norm.astype(ml_dtypes.bfloat16))
+        opened[NORM].attrs["dtype"] = "bfloat16"
+    gpt = GPT.from_preset(folder)
+    np.testing.assert_array_equal(gpt.token_embedding.embeddings, tokens)
+    rounded = norm.astype(ml_dtypes.bfloat16).astype("float32")
+    np.testing.assert_array_equal(gpt.final_norm.gamma, rounded)
+
+
+def test_damaged_bytes_are_refused_by_the_file_s_name(
+    written: tuple[Path, Any], tmp_path: Path
+) -> None:
+    """Wherever they are; those of a number are not noticed."""
+    folder = tmp_path / "preset"
+    shutil.copytree(written[0], folder)
+    file = folder / "model.weights.h5"
+    whole = file.read_bytes()
+    rng = np.random.default_rng(0)
+    refused = []
+    for _ in range(300):
+        data = bytearray(whole)
+        for place in rng.integers(0, len(data), 40):
+            data[place] = rng.integers(256)
+        file.write_bytes(bytes(data))
+        try:
+            for tensor in read_keras_hub(folder).tensors.values():
+                tensor.read()
+        except ValueError as error:
+            refused.append(str(error))
+    assert len(refused) > 30
+    assert all(str(folder) in message for message in refused)
 
 
 @pytest.mark.parametrize("name", BROKEN)

@@ -1,5 +1,6 @@
 """OpenAI's own releases of GPT-1 and GPT-2, in exactly the files that they came in."""
 
+import io
 import json
 import shutil
 from collections.abc import Callable
@@ -135,8 +136,18 @@ BROKEN_GPT2: dict[str, tuple[Callable[[Path], Any], type[Exception], str]] = {
     "no index": (lambda f: (f / "model.ckpt.index").unlink(), FileNotFoundError, r"model\.ckpt"),
     "another width": (lambda f: _change_hparams(f, n_embd=64), ValueError, "of another shape"),
     "more layers": (lambda f: _change_hparams(f, n_layer=3), ValueError, "missing .*model/h2"),
+    "more layers than tensors": (
+        lambda f: _change_hparams(f, n_layer=10**9),
+        ValueError,
+        "1000000000 layers. Received: .* tensors",
+    ),
     "fewer layers": (lambda f: _change_hparams(f, n_layer=1), ValueError, "extra .*model/h1"),
     "no heads": (lambda f: _change_hparams(f, n_head=None), ValueError, "n_head"),
+    "heads that do not divide": (
+        lambda f: _change_hparams(f, n_head=0),
+        ValueError,
+        "hparams.json: num_heads must be",
+    ),
     "no encoder": (lambda f: (f / "encoder.json").unlink(), FileNotFoundError, "encoder.json"),
     "no merges": (lambda f: (f / "vocab.bpe").unlink(), FileNotFoundError, "vocab.bpe"),
 }
@@ -226,6 +237,12 @@ def test_the_real_shapes_are_those_of_our_preset(shared_data: Path) -> None:
     assert _config(_read_shapes(file), file.parent) == GPTConfig.preset("gpt1")
 
 
+def _npz() -> bytes:
+    file = io.BytesIO()
+    np.savez(file, np.zeros(9, "float32"))
+    return file.getvalue()
+
+
 BROKEN_GPT1: dict[str, tuple[Callable[[Path], Any], type[Exception], str]] = {
     "a file cut short": (
         lambda f: _cut(f / "params_4.npy", 0.5),
@@ -233,6 +250,16 @@ BROKEN_GPT1: dict[str, tuple[Callable[[Path], Any], type[Exception], str]] = {
         "params_4.npy is dam",
     ),
     "a file missing": (lambda f: (f / "params_4.npy").unlink(), FileNotFoundError, "no params_4"),
+    "a file of a high number": (
+        lambda f: (f / "params_9999999999.npy").touch(),
+        FileNotFoundError,
+        "no params_10",
+    ),
+    "no files": (
+        lambda f: [file.unlink() for file in f.glob("params_*.npy")],
+        FileNotFoundError,
+        "no params_0",
+    ),
     "the last file missing": (
         lambda f: (f / "params_9.npy").unlink(),
         ValueError,
@@ -240,6 +267,11 @@ BROKEN_GPT1: dict[str, tuple[Callable[[Path], Any], type[Exception], str]] = {
     ),
     "a pickle": (
         lambda f: np.save(f / "params_3.npy", np.array([{}], object), allow_pickle=True),
+        ValueError,
+        "params_3.npy is damaged",
+    ),
+    "an archive of arrays": (
+        lambda f: (f / "params_3.npy").write_bytes(_npz()),
         ValueError,
         "params_3.npy is damaged",
     ),

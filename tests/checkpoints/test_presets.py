@@ -273,6 +273,20 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], type[Exception], str]] = {
         ValueError,
         "must have 'model'",
     ),
+    **{
+        f"a config of {name}={value}": (
+            lambda f, name=name, value=value: _edit(f, config={**SMALL, name: value}),
+            ValueError,
+            "model.safetensors must hold the tensors that its config .*Received: .* tensors",
+        )
+        for name, value in (
+            ("num_layers", 10**9),
+            ("vocab_size", 10**12),
+            ("embedding_dim", 4 * 10**9),
+            ("feed_forward_dim", 10**12),
+            ("context_length", 10**12),
+        )
+    },
     "an unknown field": (
         lambda f: _edit(f, config={**SMALL, "wings": 2}),
         ValueError,
@@ -287,6 +301,24 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], type[Exception], str]] = {
         lambda f: _edit(f, model="GPTClassifier"),
         ValueError,
         "must hold a GPT",
+    ),
+    "config nested too deeply": (
+        lambda f: _config(f, "[" * 200_000),
+        ValueError,
+        "config.json is not valid JSON",
+    ),
+    **{
+        f"generation is {value!r}": (
+            lambda f, value=value: _edit(f, generation=value),
+            ValueError,
+            "config.json, 'generation': .*Received",
+        )
+        for value in (5, [1], "abc", {"temperature": 10**400}, {"top_p": "x"})
+    },
+    "a tokenizer nested too deeply": (
+        lambda f: (f / "tokenizer.json").write_text("[" * 200_000),
+        ValueError,
+        "tokenizer.json must be JSON",
     ),
     "broken tokenizer": (
         lambda f: (f / "tokenizer.json").write_text("{}"),
@@ -319,6 +351,20 @@ def test_a_gpt_is_no_classifier(folder: Path) -> None:
         GPTClassifier.from_preset(folder)
     _edit(folder, model="GPTClassifier", config={"num_classes": 2})
     with pytest.raises(ValueError, match="vocab_size"):
+        GPTClassifier.from_preset(folder)
+    for wrong in ({}, {"num_classes": 2, "wings": 2}, {"num_classes": 2, "label_names": 5}):
+        _edit(folder, config={"gpt": SMALL, **wrong})
+        with pytest.raises(ValueError, match=r"must have num_classes.*Received"):
+            GPTClassifier.from_preset(folder)
+    for huge in (
+        {"gpt": SMALL, "num_classes": 10**12},
+        {"gpt": {**SMALL, "num_layers": 10**9}, "num_classes": 2},
+    ):
+        _edit(folder, config=huge)
+        with pytest.raises(ValueError, match=r"must hold the tensors.*Received"):
+            GPTClassifier.from_preset(folder)
+    _edit(folder, config={"gpt": 5, "num_classes": 2})
+    with pytest.raises(ValueError, match="fields must be a dictionary"):
         GPTClassifier.from_preset(folder)
 
 

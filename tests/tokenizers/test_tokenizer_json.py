@@ -105,6 +105,14 @@ def added(**flags: Any) -> list[dict[str, Any]]:
     return [{"id": 599, "content": "<|endoftext|>", "special": True} | flags]
 
 
+def nested(depth: int) -> dict[str, Any]:
+    """Write a sequence in a sequence, and so on."""
+    part: dict[str, Any] = {"type": "ByteLevel"}
+    for _ in range(depth // 2):
+        part = {"type": "Sequence", "pretokenizers": [part]}
+    return part
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
@@ -120,6 +128,12 @@ def added(**flags: Any) -> list[dict[str, Any]]:
         (change("model", "end_of_word_suffix", to="</w>"), "end_of_word_suffix"),
         (change("model", "vocab", to=None), "model with a vocab"),
         (change("model", "merges", to=["abc"]), "two tokens"),
+        (change("model", "merges", to=5), "merges must be a list"),
+        (change("added_tokens", to=5), "added_tokens must be a list"),
+        (change("normalizer", to="NFC"), "normalizer of type str is not"),
+        (change("pre_tokenizer", to="ByteLevel"), "pre-tokenizer of type str"),
+        (change("pre_tokenizer", to="Sequence"), "pre-tokenizer of type str"),
+        (change("pre_tokenizer", to=nested(800)), "pre-tokenizer Sequence"),
         (change("added_tokens", to=added(special=False, normalized=True)), "normalized"),
         (change("added_tokens", to=added(lstrip=True)), "lstrip"),
         (change("added_tokens", to=added(id=3)), "two ids"),
@@ -145,6 +159,9 @@ def test_files_that_are_missing_or_broken(tmp_path: Path) -> None:
         Tokenizer.from_file(tmp_path / "none.json")
     broken = tmp_path / "broken"
     broken.write_bytes(b"{")
+    with pytest.raises(ValueError, match="must be JSON"):
+        Tokenizer.from_file(broken)
+    broken.write_bytes(b"[" * 200_000)
     with pytest.raises(ValueError, match="must be JSON"):
         Tokenizer.from_file(broken)
     broken.write_bytes(b"[]")
