@@ -76,9 +76,9 @@ def _added_tokens(folder: Path, config: Mapping[str, Any]) -> list[dict[str, Any
             )
         entries[content] = {**entry, "id": int(number)}
     marked = _optional_json(folder / "special_tokens_map.json") | dict(config)
-    special = {_token(value) for value in marked.values()}
     more = marked.get("additional_special_tokens")
-    special |= {_token(value) for value in more} if isinstance(more, list) else set()
+    values = [*marked.values(), *(more if isinstance(more, list) else [])]
+    special = {_token(value) for value in values}
     for content, number in _optional_json(folder / "added_tokens.json").items():
         if not isinstance(number, int):
             raise ValueError(

@@ -38,7 +38,7 @@ def test_a_file_is_no_folder_and_a_folder_no_file(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     with pytest.raises(NotADirectoryError, match="a file stands there"):
         _run("no-model", tmp_path / "file", "--to", "hf", "--overwrite")
-    with pytest.raises(IsADirectoryError, match="must be a file for gguf"):
+    with pytest.raises(IsADirectoryError, match="a folder stands there"):
         _run("no-model", tmp_path / "folder", "--to", "gguf", "--overwrite")
 
 
