@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from keras_gpt.generation.cache import grow_cache, length_buckets
+from keras_gpt.generation.cache import RECENT_SLOTS, empty_recent, grow_cache, length_buckets
 from keras_gpt.generation.random import prompt_seeds
 from keras_gpt.generation.sampling import Sampling
 from keras_gpt.generation.steps import DecodeSteps
@@ -16,6 +16,20 @@ class Continued(NamedTuple):
 
     new_tokens: Any  # (batch, steps) int32, 0 where a row had ended
     new_lengths: Any  # (batch,) int32, tokens of each row that count
+
+
+class _State(NamedTuple):
+    """What goes round in the loop."""
+
+    step: Any
+    tokens: Any  # (batch,) int32, chosen last
+    live: Any  # (batch,) bool
+    counts: Any  # (batch,) int32
+    chosen: Any  # TensorArray of (batch,) int32
+    lengths: Any  # (batch,) int32, tokens in `past`
+    slot: Any  # where the next tokens go in `recent`
+    past: Any
+    recent: Any
 
 
 def decode_in_graph(
@@ -51,7 +65,7 @@ def decode_in_graph(
     token_ids = tf.pad(token_ids, [[0, 0], [0, tf.maximum(time - tf.shape(token_ids)[1], 0)]])
     token_ids = token_ids[:, :time]
     sampling = sampling._replace(seed=prompt_seeds(sampling.seed, token_ids, lengths))
-    tokens, cache = steps.first(token_ids, lengths, sampling)
+    tokens, past = steps.first(token_ids, lengths, sampling)
     stops = tf.constant(stop_token_ids, tf.int32)
 
     def not_stopped(tokens: Any) -> Any:
@@ -62,41 +76,55 @@ def decode_in_graph(
         tf.int32, size=0, dynamic_size=True, clear_after_read=False, element_shape=[None]
     )
 
-    def go_on(step: Any, tokens: Any, live: Any, counts: Any, chosen: Any, cache: Any) -> Any:
-        return tf.reduce_any(live[:rows])
+    def go_on(state: _State) -> Any:
+        return tf.reduce_any(state.live[:rows])
 
-    def body(step: Any, tokens: Any, live: Any, counts: Any, chosen: Any, cache: Any) -> Any:
-        chosen = chosen.write(step, tf.where(live, tokens, 0))
-        counts = counts + tf.cast(live, tf.int32)
-        step = step + 1
-        live = live & (step < limits)
-        positions = tf.minimum(lengths + (step - 1), context_length - 1)
-        needed = bucket_in_graph(tf.reduce_max(positions[:rows]) + 1, context_length)
-        length = tf.maximum(needed, tf.shape(cache[0].keys)[2])
-        cache = grow_cache(cache, length)
+    def body(state: _State) -> tuple[_State]:
+        chosen = state.chosen.write(state.step, tf.where(state.live, state.tokens, 0))
+        counts = state.counts + tf.cast(state.live, tf.int32)
+        step = state.step + 1
+        live = state.live & (step < limits)
+
+        def folded() -> Any:
+            longest = tf.minimum(tf.reduce_max(state.lengths[:rows]) + RECENT_SLOTS, context_length)
+            needed = bucket_in_graph(longest, context_length)
+            length = tf.maximum(needed, tf.shape(state.past[0].keys)[2])
+            past = steps.fold(grow_cache(state.past, length), state.recent, state.lengths)
+            return past, state.lengths + RECENT_SLOTS, 0
+
+        past, lengths, slot = tf.cond(
+            state.slot == RECENT_SLOTS, folded, lambda: (state.past, state.lengths, state.slot)
+        )
 
         def following() -> Any:
-            return steps.next(tokens, positions, step, sampling, cache)
+            return steps.next(state.tokens, step, sampling, lengths, slot, past, state.recent)
 
-        tokens, cache = tf.cond(
-            tf.reduce_any(live[:rows]), following, lambda: (tokens, list(cache))
+        tokens, recent = tf.cond(
+            tf.reduce_any(live[:rows]), following, lambda: (state.tokens, state.recent)
         )
         live = live & not_stopped(tokens)
-        return step, tokens, live, counts, chosen, cache
+        return (_State(step, tokens, live, counts, chosen, lengths, slot + 1, past, recent),)
 
-    step, _, _, counts, chosen, _ = tf.while_loop(
-        go_on,
-        body,
-        (tf.constant(0), tokens, live, tf.zeros([batch], tf.int32), chosen, cache),
-        shape_invariants=(
-            tf.TensorShape([]),
-            tf.TensorShape([None]),
-            tf.TensorShape([None]),
-            tf.TensorShape([None]),
-            tf.TensorShape(None),
-            [type(layer)(*[_any_length(part) for part in layer]) for layer in cache],
-        ),
+    start = _State(
+        step=tf.constant(0),
+        tokens=tokens,
+        live=live,
+        counts=tf.zeros([batch], tf.int32),
+        chosen=chosen,
+        lengths=lengths,
+        slot=tf.constant(0),
+        past=past,
+        recent=empty_recent(past),
     )
+    shapes = _State(
+        *[None if part is chosen else tf.nest.map_structure(_shape, part) for part in start]
+    )
+    shapes = shapes._replace(
+        chosen=tf.TensorShape(None),
+        past=[type(layer)(*[_any_length(part) for part in layer]) for layer in past],
+    )
+    (end,) = tf.while_loop(go_on, body, (start,), shape_invariants=(shapes,))
+    step, counts, chosen = end.step, end.counts, end.chosen
     # Nothing to stack when every row stopped at once.
     stacked = tf.cond(step > 0, chosen.stack, lambda: tf.zeros([0, batch], tf.int32))
     return Continued(tf.transpose(stacked)[:rows], counts[:rows])
@@ -129,6 +157,10 @@ def _missing_rows(rows: Any) -> Any:
 def _repeat_first(tensor: Any, times: Any) -> Any:
     first = tf.repeat(tensor[:1], times, axis=0)
     return tf.concat([tensor, first], axis=0)
+
+
+def _shape(tensor: Any) -> tf.TensorShape:
+    return tensor.shape
 
 
 def _any_length(tensor: Any) -> tf.TensorShape:

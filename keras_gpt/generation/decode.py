@@ -6,7 +6,13 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from keras import ops
 
-from keras_gpt.generation.cache import batch_bucket, grow_cache, length_bucket
+from keras_gpt.generation.cache import (
+    RECENT_SLOTS,
+    batch_bucket,
+    empty_recent,
+    grow_cache,
+    length_bucket,
+)
 from keras_gpt.generation.protocol import Decoder
 from keras_gpt.generation.random import prompt_seeds
 from keras_gpt.generation.sampling import Sampling
@@ -61,8 +67,8 @@ def decode(
     live = limits > 0
     if not live.any():
         return
-    tokens, cache = steps.first(token_ids, prompt_lengths, sampling)
-    step = 0
+    tokens, past = steps.first(token_ids, prompt_lengths, sampling)
+    recent, step, slot = empty_recent(past), 0, 0
     while True:
         chosen = ops.convert_to_numpy(tokens)[: len(rows)]
         live &= ~np.isin(chosen, stop_token_ids)
@@ -73,14 +79,23 @@ def decode(
         live &= step < limits
         if not live.any():
             return
-        # Rows that have ended keep their place in the batch; they must not write past the context.
-        positions = np.minimum(lengths + (step - 1), context - 1)
-        needed = length_bucket(int(positions.max()) + 1, context)
-        if needed > ops.shape(cache[0].keys)[2]:
-            cache = grow_cache(cache, needed)
-        tokens, cache = steps.next(
-            tokens, _tensor(positions, "int32"), _tensor(step, "int32"), sampling, cache
+        if slot == RECENT_SLOTS:
+            folded = lengths + slot
+            needed = length_bucket(min(int(folded.max()), context), context)
+            if needed > ops.shape(past[0].keys)[2]:
+                past = grow_cache(past, needed)
+            past = steps.fold(past, recent, _tensor(lengths, "int32"))
+            lengths, slot = folded, 0
+        tokens, recent = steps.next(
+            tokens,
+            _tensor(step, "int32"),
+            sampling,
+            _tensor(lengths, "int32"),
+            _tensor(slot, "int32"),
+            past,
+            recent,
         )
+        slot += 1
 
 
 def _tensor(values: object, dtype: str) -> object:

@@ -31,7 +31,14 @@ class Decoder(Protocol):
     def prefill(self, token_ids: Any, lengths: Any) -> tuple[Any, list[Any]]:
         """Read prompts; see `GPT.prefill`."""
 
-    def step(self, tokens: Any, positions: Any, cache: Sequence[Any]) -> tuple[Any, list[Any]]:
+    def step(
+        self,
+        tokens: Any,
+        lengths: Any,
+        slot: Any,
+        past: Sequence[Any],
+        recent: Sequence[Any],
+    ) -> tuple[Any, list[Any]]:
         """Read one more token a row; see `GPT.step`."""
 
     def score_positions(self, token_ids: Any, prefix_lengths: Any) -> Any:

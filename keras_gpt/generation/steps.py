@@ -1,8 +1,9 @@
-"""The two compiled functions of decoding: read the prompts and choose; read one token and choose."""
+"""The compiled functions of decoding: read prompts and choose, read one token and choose, fold."""
 
 from collections.abc import Sequence
 from typing import Any
 
+from keras_gpt.generation.cache import fold
 from keras_gpt.generation.compiled import compiled, kept_with
 from keras_gpt.generation.protocol import Decoder
 from keras_gpt.generation.sampling import Sampling, choose
@@ -23,13 +24,20 @@ class DecodeSteps:
             return choose(logits[:, :known], sampling, 0), cache
 
         def following(
-            tokens: Any, positions: Any, step: Any, sampling: Sampling, cache: Sequence[Any]
+            tokens: Any,
+            step: Any,
+            sampling: Sampling,
+            lengths: Any,
+            slot: Any,
+            past: Sequence[Any],
+            recent: Sequence[Any],
         ) -> tuple[Any, list[Any]]:
-            logits, cache = model.step(tokens, positions, cache)
-            return choose(logits[:, :known], sampling, step), cache
+            logits, recent = model.step(tokens, lengths, slot, past, recent)
+            return choose(logits[:, :known], sampling, step), recent
 
         self.first = compiled(first, model)
         self.next = compiled(following, model)
+        self.fold = compiled(fold, model)
         self.score = compiled(model.score_positions, model)
 
 

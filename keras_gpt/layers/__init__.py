@@ -6,13 +6,16 @@ from keras_gpt.layers.feed_forward import FeedForward
 from keras_gpt.layers.masks import attention_mask, token_positions
 from keras_gpt.layers.normalization import make_norm
 from keras_gpt.layers.positions import PositionEmbedding, RotaryTables, rotary_tables, rotate
+from keras_gpt.layers.quantized import Dense, TokenEmbedding
 
 __all__ = [
     "Block",
     "CausalSelfAttention",
+    "Dense",
     "FeedForward",
     "PositionEmbedding",
     "RotaryTables",
+    "TokenEmbedding",
     "attention_mask",
     "make_norm",
     "rotary_tables",

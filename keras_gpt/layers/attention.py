@@ -1,6 +1,7 @@
 """Causal self-attention with grouped key/value heads, rotary positions and a key/value cache."""
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -8,6 +9,7 @@ from keras import ops
 
 from keras_gpt.config import GPTConfig
 from keras_gpt.layers.positions import RotaryTables, rotate
+from keras_gpt.layers.quantized import Dense
 
 
 class KeyValues(NamedTuple):
@@ -50,14 +52,14 @@ class CausalSelfAttention(keras.layers.Layer):
         super().__init__(autocast=False, **kwargs)
         config = self.gpt_config = GPTConfig.of(config)
         kv_dim = config.key_value_heads * config.head_dim
-        self.qkv = keras.layers.Dense(
+        self.qkv = Dense(
             config.embedding_dim + 2 * kv_dim,
             use_bias=config.use_bias,
             kernel_initializer=keras.initializers.RandomNormal(stddev=config.initializer_range),
             dtype=self.dtype_policy,
             name="qkv",
         )
-        self.projection = keras.layers.Dense(
+        self.projection = Dense(
             config.embedding_dim,
             use_bias=config.use_bias,
             kernel_initializer=residual_initializer(config),
@@ -82,33 +84,43 @@ class CausalSelfAttention(keras.layers.Layer):
     ) -> Any:
         """Attend, without a cache."""
         queries, new = self._heads(x, rotary)
-        return self._attend(queries, new, mask, training)
+        return self._attend(queries, [new], mask, training)
 
     def prefill(self, x: Any, mask: Any, rotary: RotaryTables | None) -> tuple[Any, KeyValues]:
         """Attend, and give the keys and values too, for a cache to keep."""
         queries, new = self._heads(x, rotary)
-        return self._attend(queries, new, mask, training=False), new
+        return self._attend(queries, [new], mask, training=False), new
 
     def step(
-        self, x: Any, cache: KeyValues, written: Any, mask: Any, rotary: RotaryTables | None
+        self,
+        x: Any,
+        past: KeyValues,
+        recent: KeyValues,
+        here: Any,
+        mask: Any,
+        rotary: RotaryTables | None,
     ) -> tuple[Any, KeyValues]:
-        """Attend from one new token a row to the cache, into which its key and value are put.
+        """Attend from one new token a row to all that came before it, and to itself.
+
+        Only `recent` is written again: a step that wrote the long `past` too would copy all of it.
 
         Args:
             x: (batch, 1, embedding_dim).
-            cache: keys and values of earlier tokens, (batch, key/value heads, length, head_dim).
-            written: (batch, 1, length, 1) bool, True at the place of the new token.
-            mask: (batch, 1, 1, length) bool, True at places that the new token sees.
+            past: keys and values of earlier tokens, (batch, key/value heads, length, head_dim).
+            recent: those of the last few steps, (batch, key/value heads, slots, head_dim).
+            here: (1, 1, slots, 1) bool, True at the slot of the new token.
+            mask: (batch, 1, 1, length + slots) bool, True at what the new token sees.
             rotary: angles at the new tokens' positions, or None.
 
         Returns:
-            The output (batch, 1, embedding_dim) and the cache with the new token in it.
+            The output (batch, 1, embedding_dim), and `recent` with the new token in it.
         """
         queries, new = self._heads(x, rotary)
-        keys = ops.where(written, ops.cast(new.keys, cache.keys.dtype), cache.keys)
-        values = ops.where(written, ops.cast(new.values, cache.values.dtype), cache.values)
-        cache = KeyValues(keys, values)
-        return self._attend(queries, cache, mask, training=False), cache
+        recent = KeyValues(
+            ops.where(here, ops.cast(new.keys, recent.keys.dtype), recent.keys),
+            ops.where(here, ops.cast(new.values, recent.values.dtype), recent.values),
+        )
+        return self._attend(queries, [past, recent], mask, training=False), recent
 
     def _heads(self, x: Any, rotary: RotaryTables | None) -> tuple[Any, KeyValues]:
         config = self.gpt_config
@@ -129,29 +141,31 @@ class CausalSelfAttention(keras.layers.Layer):
             queries, keys = rotate(queries, rotary), rotate(keys, rotary)
         return queries, KeyValues(keys, values)
 
-    def _attend(self, queries: Any, cache: KeyValues, mask: Any, training: bool | None) -> Any:
+    def _attend(
+        self, queries: Any, parts: Sequence[KeyValues], mask: Any, training: bool | None
+    ) -> Any:
+        """Attend to keys and values that lie in one or more tensors, one after the other."""
         config = self.gpt_config
         batch, time = ops.shape(queries)[0], ops.shape(queries)[2]
-        keys, values = cache
         group = config.num_heads // config.key_value_heads
         # The queries that share a key head lie one after the other: as more rows of one product.
         if group > 1:
             queries = ops.reshape(
                 queries, (batch, config.key_value_heads, group * time, config.head_dim)
             )
-        scale = 1.0 / math.sqrt(config.head_dim)
-        scores = ops.matmul(queries * scale, ops.transpose(keys, (0, 1, 3, 2)))
+        queries = queries * (1.0 / math.sqrt(config.head_dim))
+        scores = _joined([ops.matmul(queries, ops.transpose(k, (0, 1, 3, 2))) for k, _ in parts])
         # Half precision cannot hold the sum of many exponentials.
         scores = ops.cast(scores, "float32")  # (batch, key/value heads, group * query, key)
-        length = ops.shape(keys)[2]
+        length = ops.shape(scores)[3]
         if group > 1:
             scores = ops.reshape(scores, (batch, config.num_heads, time, length))
         scores = ops.where(mask, scores, LARGE_NEGATIVE)
-        weights = ops.cast(ops.softmax(scores, axis=-1), values.dtype)
+        weights = ops.cast(ops.softmax(scores, axis=-1), parts[0].values.dtype)
         weights = self.dropout(weights, training=training)
         if group > 1:
             weights = ops.reshape(weights, (batch, config.key_value_heads, group * time, length))
-        out = ops.matmul(weights, values)
+        out = _weigh(weights, parts)
         out = ops.reshape(out, (batch, config.num_heads, time, config.head_dim))
         out = ops.transpose(out, (0, 2, 1, 3))
         out = ops.reshape(out, (batch, time, config.embedding_dim))
@@ -164,6 +178,20 @@ class CausalSelfAttention(keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         """Give what the layer is made from."""
         return {**super().get_config(), "config": self.gpt_config.to_dict()}
+
+
+def _weigh(weights: Any, parts: Sequence[KeyValues]) -> Any:
+    if len(parts) == 1:
+        return ops.matmul(weights, parts[0].values)
+    past, recent = parts
+    length = ops.shape(past.values)[2]
+    return ops.matmul(weights[..., :length], past.values) + ops.matmul(
+        weights[..., length:], recent.values
+    )
+
+
+def _joined(parts: list[Any]) -> Any:
+    return parts[0] if len(parts) == 1 else ops.concatenate(parts, axis=-1)
 
 
 # Scores are float32 when they are masked. Not -inf: a row that sees nothing must stay finite.

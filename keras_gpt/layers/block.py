@@ -70,10 +70,18 @@ class Block(keras.layers.Layer):
         return self._run_keeping(x, lambda h: self.attention.prefill(h, mask, rotary))
 
     def step(
-        self, x: Any, cache: KeyValues, written: Any, mask: Any, rotary: RotaryTables | None
+        self,
+        x: Any,
+        past: KeyValues,
+        recent: KeyValues,
+        here: Any,
+        mask: Any,
+        rotary: RotaryTables | None,
     ) -> tuple[Any, KeyValues]:
         """Run the block on one new token a row; see `CausalSelfAttention.step`."""
-        return self._run_keeping(x, lambda h: self.attention.step(h, cache, written, mask, rotary))
+        return self._run_keeping(
+            x, lambda h: self.attention.step(h, past, recent, here, mask, rotary)
+        )
 
     def _run_keeping(
         self, x: Any, attend: Callable[[Any], tuple[Any, KeyValues]]

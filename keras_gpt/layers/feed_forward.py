@@ -7,6 +7,7 @@ from keras import ops
 
 from keras_gpt.config import GPTConfig
 from keras_gpt.layers.attention import residual_initializer
+from keras_gpt.layers.quantized import Dense
 
 
 def activate(x: Any, name: str) -> Any:
@@ -44,8 +45,8 @@ class FeedForward(keras.layers.Layer):
         super().__init__(**kwargs)
         config = self.gpt_config = GPTConfig.of(config)
 
-        def dense(units: int, name: str, initializer: Any) -> keras.layers.Dense:
-            return keras.layers.Dense(
+        def dense(units: int, name: str, initializer: Any) -> Dense:
+            return Dense(
                 units,
                 use_bias=config.use_bias,
                 kernel_initializer=initializer,

@@ -13,6 +13,7 @@ from keras_gpt.layers import (
     Block,
     PositionEmbedding,
     RotaryTables,
+    TokenEmbedding,
     attention_mask,
     make_norm,
     rotary_tables,
@@ -104,7 +105,7 @@ class GPT(TextMethods, Formats, NextTokenModel):
         self.tokenizer = tokenizer
         self.generation_settings = GenerationSettings.of(generation_settings)
         policy = self.dtype_policy
-        self.token_embedding = keras.layers.ReversibleEmbedding(
+        self.token_embedding = TokenEmbedding(
             config.vocab_size,
             config.embedding_dim,
             tie_weights=config.tie_embeddings,
@@ -237,35 +238,55 @@ class GPT(TextMethods, Formats, NextTokenModel):
         return self._last_logits(states), cache
 
     def step(
-        self, tokens: Any, positions: Any, cache: Sequence[KeyValues]
+        self,
+        tokens: Any,
+        lengths: Any,
+        slot: Any,
+        past: Sequence[KeyValues],
+        recent: Sequence[KeyValues],
     ) -> tuple[Any, list[KeyValues]]:
         """Read one more token a row.
 
+        A row's earlier tokens lie in `past` (its first `lengths` places) and then in `recent` (the
+        first `slot` slots, the same for all rows). Only `recent` is made anew.
+
         Args:
             tokens: (batch,) int32.
-            positions: (batch,) int32, where each row's token stands; below the cache's length.
-            cache: for each layer keys and values, (batch, key/value heads, length, head_dim).
+            lengths: (batch,) int32, how many tokens of each row are in `past`.
+            slot: scalar int32, where the tokens go in `recent`.
+            past: for each layer keys and values, (batch, key/value heads, length, head_dim).
+            recent: for each layer keys and values, (batch, key/value heads, slots, head_dim).
 
         Returns:
-            The next logits, (batch, vocab_size) float32, and the cache with the token in it.
+            The next logits, (batch, vocab_size) float32, and `recent` with the tokens in it.
         """
-        places = ops.arange(ops.shape(cache[0].keys)[2], dtype="int32")[None, None, :, None]
-        here = ops.reshape(positions, (-1, 1, 1, 1))
-        written = ops.equal(places, here)  # (batch, 1, length, 1)
+        places = ops.arange(ops.shape(past[0].keys)[2], dtype="int32")[None, None, None, :]
+        slots = ops.arange(ops.shape(recent[0].keys)[2], dtype="int32")[None, None, None, :]
+        in_past = ops.reshape(lengths, (-1, 1, 1, 1))
         masks = {}
         for window in set(self.config.attention_windows):
-            seen = places <= here
+            seen = places < in_past  # (batch, 1, 1, length)
+            seen_slots = slots <= slot  # (1, 1, 1, slots)
             if window is not None:
-                seen = ops.logical_and(seen, here - places < window)
-            masks[window] = ops.transpose(seen, (0, 1, 3, 2))  # (batch, 1, 1, length)
+                seen = ops.logical_and(seen, in_past + slot - places < window)
+                seen_slots = ops.logical_and(seen_slots, slot - slots < window)
+            seen_slots = ops.broadcast_to(
+                seen_slots, (ops.shape(lengths)[0], 1, 1, ops.shape(slots)[3])
+            )
+            masks[window] = ops.concatenate([seen, seen_slots], axis=-1)
+        here = ops.reshape(ops.equal(slots, slot), (1, 1, -1, 1))
+        # A row that has ended may stand beyond the last position; nobody looks at it.
+        positions = ops.minimum(lengths + slot, self.config.context_length - 1)
         states, rotary = self._embed(
             ops.expand_dims(tokens, 1), ops.expand_dims(positions, 1), training=False
         )
         kept = []
         for layer, block in enumerate(self.blocks):
             mask = masks[self.config.attention_window(layer)]
-            states, layer_cache = block.step(states, cache[layer], written, mask, rotary)
-            kept.append(layer_cache)
+            states, layer_recent = block.step(
+                states, past[layer], recent[layer], here, mask, rotary
+            )
+            kept.append(layer_recent)
         return self._last_logits(states), kept
 
     def _last_logits(self, states: Any) -> Any:

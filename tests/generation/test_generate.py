@@ -13,8 +13,15 @@ from gpt_cases import (
     small_tokenizer,
 )
 
-from keras_gpt.generation.cache import batch_bucket, length_bucket, length_buckets
+from keras_gpt.generation.cache import (
+    RECENT_SLOTS,
+    batch_bucket,
+    fold,
+    length_bucket,
+    length_buckets,
+)
 from keras_gpt.generation.steps import decode_steps
+from keras_gpt.layers.attention import KeyValues
 
 # Five lengths: the batch crosses the bucket of 32, and the longest fills the context of 48.
 PROMPTS = [random_ids(n, seed=n).tolist() for n in (3, 9, 17, 25, 30)]
@@ -205,8 +212,10 @@ def test_nothing_is_compiled_twice():
     gpt = shared_gpt("gpt3")
     steps = decode_steps(gpt)
     gpt.generate(PROMPTS, max_new_tokens=NEW, seed=1)
-    gpt.generate(PROMPTS[0], max_new_tokens=CONTEXT - 3, seed=1)
-    counts = [f.experimental_get_tracing_count() for f in (steps.first, steps.next)]
+    for rows in (1, 8):  # long enough for the recent keys and values to be folded into the past
+        gpt.generate([[1]] * rows, max_new_tokens=RECENT_SLOTS + 2, seed=1)
+    functions = (steps.first, steps.next, steps.fold)
+    counts = [function.experimental_get_tracing_count() for function in functions]
     for prompts, settings in (
         (PROMPTS, {"temperature": 0, "max_new_tokens": 4}),
         (PROMPTS[::-1], {"top_k": 3, "top_p": 0.5, "max_new_tokens": 18}),
@@ -216,7 +225,22 @@ def test_nothing_is_compiled_twice():
     ):
         gpt.generate(prompts, **settings)
     assert decode_steps(gpt) is steps
-    assert [f.experimental_get_tracing_count() for f in (steps.first, steps.next)] == counts
+    assert [function.experimental_get_tracing_count() for function in functions] == counts
+
+
+def test_full_slots_go_behind_each_row_s_past():
+    rng = np.random.default_rng(0)
+    shape = (3, 2, 40, 4)
+    past = [KeyValues(*rng.normal(size=(2, *shape)).astype("float32")) for _ in range(2)]
+    recent = [KeyValues(*rng.normal(size=(2, 3, 2, 8, 4)).astype("float32")) for _ in range(2)]
+    lengths = np.array([0, 17, 36], "int32")  # the last row's end has no room
+    got = fold(past, recent, tf.constant(lengths))
+    for layer, old, new in zip(got, past, recent, strict=True):
+        for part, before, moved in zip(layer, old, new, strict=True):
+            want = np.concatenate([before, np.zeros((3, 2, 8, 4), "float32")], axis=2)
+            for row, length in enumerate(lengths):
+                want[row, :, length : length + 8] = moved[row]
+            np.testing.assert_array_equal(part, want[:, :, :40])
 
 
 def test_buckets():

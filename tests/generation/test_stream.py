@@ -63,9 +63,9 @@ class Reciter:
     def score_positions(self, token_ids, prefix_lengths):
         raise NotImplementedError
 
-    def step(self, tokens, positions, cache):
-        place = positions - self._prompt_length + 1
-        return keras.ops.take(self._logits, place, axis=0), list(cache)
+    def step(self, tokens, lengths, slot, past, recent):
+        place = lengths + slot - self._prompt_length + 1
+        return keras.ops.take(self._logits, place, axis=0), list(recent)
 
 
 @pytest.mark.parametrize(

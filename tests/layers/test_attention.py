@@ -102,7 +102,9 @@ def test_rows_that_see_nothing_stay_finite(policy):
     assert keras.backend.standardize_dtype(got.dtype) == layer.compute_dtype
 
 
-def test_steps_are_the_rows_of_a_call():
+@pytest.mark.parametrize("past_length", [0, 1, 3, TIME - 1])
+def test_steps_are_the_rows_of_a_call(past_length):
+    """From a past of any length on; what the masks hide is rubbish that nobody may see."""
     layer = CausalSelfAttention(config(positions="rotary", num_kv_heads=2))
     layer.build(None)
     randomize(layer)
@@ -111,16 +113,20 @@ def test_steps_are_the_rows_of_a_call():
     def tables(positions):
         return rotary_tables(np.array([positions]), DIM // HEADS, 10000.0)
 
-    want = np.asarray(layer(x, attention_mask(TIME), tables(range(TIME))))
-    empty = keras.ops.full((BATCH, 2, TIME, DIM // HEADS), 7.0)  # rubbish that nobody may see
-    cache = KeyValues(empty, empty)
-    for t in range(TIME):
-        places = np.arange(TIME)
-        out, cache = layer.step(
+    mask = attention_mask(TIME)
+    want, everything = layer.prefill(x, mask, tables(range(TIME)))
+    seen = (np.arange(TIME) < past_length)[None, None, :, None]
+    past = KeyValues(*[np.where(seen, part, 7.0) for part in everything])
+    slots = np.arange(TIME)
+    rubbish = keras.ops.full((BATCH, 2, TIME, DIM // HEADS), 7.0)
+    recent = KeyValues(rubbish, rubbish)
+    for slot, t in enumerate(range(past_length, TIME)):
+        out, recent = layer.step(
             x[:, t : t + 1],
-            cache,
-            (places == t)[None, None, :, None],
-            (places <= t)[None, None, None, :],
+            past,
+            recent,
+            (slots == slot)[None, None, :, None],
+            np.concatenate([slots < past_length, slots <= slot])[None, None, None, :],
             tables([t]),
         )
         np.testing.assert_allclose(out[:, 0], want[:, t], rtol=1e-5, atol=1e-5)

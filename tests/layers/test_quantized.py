@@ -1,0 +1,140 @@
+"""int8 layers: near the floats that they stand for, exact in integers, few rows like many."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from keras_gpt.layers import Dense, TokenEmbedding
+from keras_gpt.layers.quantized import int8_product, rounded
+
+
+def values(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype("float32")
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 9), st.integers(1, 40), st.floats(1e-20, 1e20), st.integers(0, 99))
+def test_rounding_is_off_by_half_a_step_at_most(rows, columns, size, seed):
+    matrix = values(rows, columns, seed=seed) * np.float32(size)
+    integers, scale = rounded(matrix)
+    assert integers.dtype == np.int8
+    assert (np.abs(integers.astype(int)).max(axis=1) == 127).all()
+    error = np.abs(integers * scale[:, None].astype("float64") - matrix)
+    assert (error <= 0.5001 * scale[:, None]).all()
+
+
+def test_a_row_of_zeros_stays_zero():
+    integers, scale = rounded(np.zeros((2, 3), "float32"))
+    np.testing.assert_array_equal(integers * scale[:, None], 0)
+
+
+def reference(x, integers, scale):
+    """The product of the rounded rows, in whole numbers."""
+    flat = np.asarray(x, "float32").reshape(-1, x.shape[-1])
+    rows, steps = rounded(flat)
+    sums = rows.astype(int) @ integers.T.astype(int)
+    return (sums * steps[:, None] * scale).reshape(*x.shape[:-1], -1)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 5), (3, 1), (2, 9), (16, 1), (1,), (2,)])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("jit", [True, False])
+def test_the_product_is_that_of_the_integers(shape, dtype, jit):
+    integers, scale = rounded(values(7, 6))
+    x = keras.ops.cast(values(*shape, 6, seed=1), dtype)
+    want = reference(np.asarray(keras.ops.cast(x, "float32")), integers, scale)
+    got = tf.function(lambda x: int8_product(x, integers, scale), jit_compile=jit)(x)
+    assert keras.backend.standardize_dtype(got.dtype) == dtype
+    rtol = 1e-6 if dtype == "float32" else 0.01
+    np.testing.assert_allclose(keras.ops.cast(got, "float32"), want, rtol=rtol, atol=1e-7)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 3), (4, 1)])
+def test_the_product_with_rows_that_only_the_run_knows(shape):
+    integers, scale = rounded(values(7, 6))
+    run = tf.function(
+        lambda x: int8_product(x, integers, scale),
+        input_signature=[tf.TensorSpec([None, None, 6])],
+        jit_compile=True,
+    )
+    x = values(*shape, 6)
+    np.testing.assert_allclose(run(x), reference(x, integers, scale), rtol=1e-6, atol=1e-7)
+
+
+def test_a_row_is_the_same_to_the_bit_whatever_stands_beside_it():
+    integers, scale = rounded(values(50, 40))
+    x = values(8, 1, 40, seed=2)
+    run = tf.function(lambda x: int8_product(x, integers, scale), jit_compile=True)
+    together = np.asarray(run(x))
+    for row in range(8):
+        np.testing.assert_array_equal(run(x[row : row + 1])[0], together[row])
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_dense_layer_computes_with_its_rounded_kernel(bias):
+    layer = Dense(7, use_bias=bias, bias_initializer="normal", activation="relu")
+    x = values(4, 6)
+    full = np.asarray(layer(x))
+    layer.quantize("int8")
+    integers, scale = np.asarray(layer._kernel), np.asarray(layer.kernel_scale)
+    np.testing.assert_allclose(layer.kernel, (integers * scale[:, None]).T, rtol=1e-6)
+    want = np.maximum(reference(x, integers, scale) + (layer.bias if bias else 0.0), 0)
+    np.testing.assert_allclose(layer(x), want, atol=1e-5)
+    assert np.abs(np.asarray(layer(x)) - full).max() < 0.1
+    assert [w.dtype for w in layer.weights].count("int8") == 1
+
+
+def test_lora_adds_to_an_int8_layer_and_gradients_reach_it():
+    layer = Dense(7)
+    x = values(4, 6)
+    layer.build((None, 6))
+    layer.quantize("int8")
+    before = np.asarray(layer(x))
+    layer.enable_lora(2)
+    np.testing.assert_allclose(layer(x), before, atol=1e-6)
+    layer.lora_kernel_b.assign(values(2, 7, seed=2))
+    want = x @ np.asarray(layer.kernel) + np.asarray(layer.bias)
+    np.testing.assert_allclose(layer(x), want, atol=0.1)
+    assert np.abs(np.asarray(layer(x)) - before).max() > 0.5
+    x = tf.constant(x)
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(x)
+        loss = tf.reduce_sum(layer(x))
+    np.testing.assert_allclose(
+        tape.gradient(loss, x), np.ones((4, 7)) @ np.asarray(layer.kernel).T, rtol=1e-4
+    )
+    gradients = tape.gradient(loss, layer.trainable_variables)
+    assert len(gradients) == len(layer.trainable_variables) >= 2
+    assert all(gradient is not None for gradient in gradients)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_an_embedding_looks_up_and_projects_with_its_rounded_rows(tied):
+    layer = TokenEmbedding(11, 6, tie_weights=tied)
+    layer.build(None)
+    if not tied:
+        layer.reverse_embeddings.assign(values(6, 11, seed=3))
+    x, ids = values(2, 1, 6), np.array([[3, 10]])
+    rows, logits = np.asarray(layer(ids)), np.asarray(layer(x, reverse=True))
+    step = np.abs(np.asarray(layer.embeddings)).max() / 127
+    layer.quantize("int8")
+    np.testing.assert_allclose(layer(ids), rows, atol=step)
+    np.testing.assert_allclose(layer(x, reverse=True), logits, atol=0.1)
+    if tied:  # one set of integers for both
+        eye = np.eye(6, dtype="float32")
+        # The largest of a unit vector is 1, which no rounding changes.
+        np.testing.assert_allclose(
+            np.asarray(layer(eye, reverse=True)).T, layer(np.arange(11)), rtol=1e-5
+        )
+
+
+def test_other_modes_are_those_of_keras():
+    layer = Dense(8)
+    x = values(4, 16)
+    full = np.asarray(layer(x))
+    layer.quantize("int4")
+    assert layer.quantization_mode == "int4"
+    assert np.abs(np.asarray(layer(x)) - full).mean() < 0.2
