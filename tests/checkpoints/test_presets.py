@@ -455,7 +455,6 @@ def test_a_file_size_limit_leaves_the_old_folder(folder: Path) -> None:
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
 
 
-@pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize` method")
 @pytest.mark.parametrize("change", ["quantize", "lora"])
 def test_changed_layers_are_refused_when_saving(tmp_path: Path, change: str) -> None:
     """And not when the preset is read again, when it is too late."""

@@ -49,7 +49,6 @@ def test_each_architecture_answers_as_generate_does(
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize` method")
 def test_a_quantized_model_answers_as_itself(
     make_gpt: Callable[..., GPT], tmp_path: Path, ask: Callable[..., dict[str, Any]]
 ) -> None:

@@ -19,7 +19,7 @@ def models(request):
     small.set_weights(full.get_weights())
     small.generate([1, 2, 3], max_new_tokens=1, temperature=0)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Keras names each layer that has no matrix
+        warnings.simplefilter("error")  # Keras itself would name each layer that has no matrix
         small.quantize("int8")
     return full, small
 
@@ -55,3 +55,12 @@ def test_loss_is_near_that_of_the_full_model(models):
         gpt.compile("sgd")
     a, b = [gpt.evaluate(IDS[:, :-1], IDS[:, 1:], verbose=0) for gpt in (full, small)]
     assert b == pytest.approx(a, rel=0.05)
+
+
+def test_settings_that_int8_has_not_are_refused():
+    gpt = make_gpt()
+    with pytest.raises(ValueError, match='pass mode="int8"'):
+        gpt.quantize(config=keras.quantizers.Int8QuantizationConfig(activation_quantizer=None))
+    assert not any(w.dtype == "int8" for w in gpt.weights)
+    with pytest.raises(ValueError, match="mode"):
+        gpt.quantize("int3")
