@@ -81,20 +81,22 @@ class Keeping(keras.Model):
 
         Args:
             mode: "int8", "int4" or another of Keras' modes.
-            config: one of Keras' quantization configs in place of a mode; "int8" has none here.
+            config: one of Keras' quantization configs in place of a mode; "int8" has the usual only.
             **kwargs: as for `keras.Model.quantize`.
 
         Raises:
-            ValueError: there is no such mode, or `config` is one for "int8".
+            ValueError: there is no such mode, or `config` asks for another "int8".
 
         Example:
             >>> gpt.quantize("int8")
             >>> gpt.generate("Once upon a time", max_new_tokens=20)
         """
-        if getattr(config, "mode", None) == "int8":
+        # Keras makes the usual config of a mode before it calls this.
+        usual = keras.quantizers.Int8QuantizationConfig().get_config()
+        if getattr(config, "mode", None) == "int8" and config.get_config() != usual:
             raise ValueError(
-                'config must be None for int8, whose rounding is fixed here: pass mode="int8". '
-                f"Received: config={config!r}"
+                'config must be the usual one for int8, whose rounding is fixed here: pass mode="int8". '
+                f"Received: config={config.get_config()}"
             )
         with warnings.catch_warnings():
             # Norms have nothing to quantize, which Keras would say once for each of them.
