@@ -62,15 +62,7 @@ def whole_folder(path: str | os.PathLike[str], overwrite: bool = False) -> Itera
         ...     (scratch / "config.json").write_text("{}")
     """
     target = Path(path)
-    if target.exists() and not target.is_dir():
-        raise NotADirectoryError(
-            f"path must be a folder, and a file stands there. Received: {target}"
-        )
-    if target.is_dir() and any(target.iterdir()) and not overwrite:
-        raise FileExistsError(
-            f"the folder already holds something; choose another one, remove it, or pass "
-            f"overwrite=True. Received: path={target}"
-        )
+    require_free(target, overwrite)
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".aside-{target.name}-", dir=target.parent))
     scratch.chmod(0o755)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from keras_gpt.checkpoints.checkpoint import Checkpoint, ModelTensor
+from keras_gpt.checkpoints.json_files import read_json_value
 from keras_gpt.checkpoints.safetensors_files import open_safetensors, write_safetensors
 from keras_gpt.files import whole_folder
 from keras_gpt.generation_settings import GenerationSettings
@@ -77,10 +78,7 @@ def read_preset(folder: str | os.PathLike[str], with_weights: bool = True) -> Ch
         raise FileNotFoundError(
             f"folder must hold a {_CONFIG}, as save_to_preset writes it. Received: folder={path}"
         )
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file} is not valid JSON ({error}). Received: folder={path}") from error
+    content = read_json_value(file)
     if not is_preset(content):
         raise ValueError(
             f"{file} must be one that save_to_preset wrote (with 'format': '{_FORMAT}'). Received: "
@@ -139,6 +137,6 @@ def is_preset(content: object) -> bool:
 def is_preset_folder(folder: str | os.PathLike[str]) -> bool:
     """Say whether a folder's `config.json` is ours; an unreadable one is not."""
     try:
-        return is_preset(json.loads((Path(folder) / _CONFIG).read_text(encoding="utf-8")))
-    except (OSError, ValueError, RecursionError):
+        return is_preset(read_json_value(Path(folder) / _CONFIG))
+    except (OSError, ValueError):
         return False
