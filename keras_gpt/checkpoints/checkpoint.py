@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from keras_gpt.config import GPTConfig
 from keras_gpt.generation_settings import GenerationSettings
 
 if TYPE_CHECKING:
@@ -137,7 +138,7 @@ def require_size(
         source: what to call it in the message.
         stored: its tensors.
         num_layers: as the config says.
-        num_parameters: as the config says; 0 where the names are listed before the model is made.
+        num_parameters: as the config says; 0 where all shapes are compared before the model is made.
 
     Raises:
         ValueError: there are fewer tensors than layers, or not half as many numbers as parameters.
@@ -192,12 +193,16 @@ TensorMap = Mapping[str, tuple[Part, ...]]
 
 
 def map_tensors(
-    mapping: TensorMap, stored: Mapping[str, StoredTensor], source: str
+    tensor_map: Callable[[GPTConfig], TensorMap],
+    config: GPTConfig,
+    stored: Mapping[str, StoredTensor],
+    source: str,
 ) -> dict[str, StoredTensor]:
     """Give our tensors from those of another format.
 
     Args:
-        mapping: which make up which.
+        tensor_map: gives, for a config, which make up which.
+        config: the model's, as the source says; it may ask for more layers than there is memory for.
         stored: the other format's tensors under its own names.
         source: what to call it in messages.
 
@@ -207,6 +212,8 @@ def map_tensors(
     Raises:
         ValueError: a tensor is missing, one is too many, or one has another shape.
     """
+    require_size(source, stored, config.num_layers)
+    mapping = tensor_map(config)
     expected = {part.name: part.shape for parts in mapping.values() for part in parts}
     require_tensors(source, {name: each.shape for name, each in stored.items()}, expected)
 
@@ -229,7 +236,7 @@ def split_tensors(mapping: TensorMap, variables: Sequence[Any]) -> dict[str, Mod
     """Give another format's tensors from ours, to be read one at a time.
 
     Args:
-        mapping: as for `map_tensors`.
+        mapping: which of ours make up which.
         variables: the model's Keras variables.
 
     Returns:

@@ -43,7 +43,7 @@ def read_gguf(path: str | os.PathLike[str]) -> Checkpoint:
         source=str(file),
         model="GPT",
         config=config.to_dict(),
-        tensors=map_tensors(tensor_map(config), stored, str(file)),
+        tensors=map_tensors(tensor_map, config, stored, str(file)),
         tokenizer=tokenizer,
         settings=settings,
     )

@@ -1,17 +1,13 @@
 """Reading a folder of Hugging Face's library: GPT-1, GPT-2 and Llama."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from keras_gpt.checkpoints.checkpoint import (
-    Checkpoint,
-    StoredTensor,
-    map_tensors,
-    require_size,
-)
+from keras_gpt.checkpoints.checkpoint import Checkpoint, StoredTensor, map_tensors
 from keras_gpt.checkpoints.huggingface_families import FAMILIES, Family
 from keras_gpt.checkpoints.huggingface_text import read_settings, read_tokenizer
 from keras_gpt.checkpoints.json_files import read_json
@@ -53,10 +49,8 @@ def read_huggingface(folder: Path, with_weights: bool = True) -> Checkpoint:
         raise ValueError(f"{folder / 'config.json'}: {error}") from error
     tensors: Mapping[str, StoredTensor] = {}
     if with_weights:
-        found = _open_weights(folder)
-        require_size(str(folder), found, config.num_layers)
-        stored = _tidy(found, family, config, str(folder))
-        tensors = map_tensors(family.tensors(config), stored, str(folder))
+        stored = _tidy(_open_weights(folder), family, config, str(folder))
+        tensors = map_tensors(family.tensors, config, stored, str(folder))
     tokenizer = read_tokenizer(folder, family.model_type)
     try:
         settings = read_settings(folder, content, config.vocab_size)
@@ -184,7 +178,9 @@ def _tidy(
     if config.tie_embeddings and "lm_head.weight" in used:
         # Older files keep the tied matrix twice. A different one would be another model.
         head = used.pop("lm_head.weight")
-        parts = family.tensors(config)["token_embedding/embeddings"]
+        # One layer is enough: how many the config asks for was not compared with the file yet.
+        first_layer = dataclasses.replace(config, num_layers=1)
+        parts = family.tensors(first_layer)["token_embedding/embeddings"]
         embeddings = used.get(parts[0].name)
         if embeddings is not None and not np.array_equal(head.read(), embeddings.read()):
             raise ValueError(

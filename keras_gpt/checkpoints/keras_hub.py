@@ -14,7 +14,6 @@ from keras_gpt.checkpoints.checkpoint import (
     StoredTensor,
     TensorMap,
     map_tensors,
-    require_size,
     split_tensors,
 )
 from keras_gpt.checkpoints.config_checks import (
@@ -92,13 +91,11 @@ def read_keras_hub(folder: str | os.PathLike[str]) -> Checkpoint:
         config = _config(fields)
     except ValueError as error:
         raise ValueError(f"{path / 'config.json'}: {error}") from error
-    stored = _open(path / _WEIGHTS)
-    require_size(str(path), stored, config.num_layers)
     return Checkpoint(
         source=str(path),
         model="GPT",
         config=config.to_dict(),
-        tensors=map_tensors(_tensors(config), stored, str(path)),
+        tensors=map_tensors(_tensors, config, _open(path / _WEIGHTS), str(path)),
         tokenizer=_tokenizer(path / "assets" / "tokenizer"),
     )
 

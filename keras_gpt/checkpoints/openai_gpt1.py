@@ -41,8 +41,7 @@ def read_openai_gpt1(folder: str | os.PathLike[str]) -> Checkpoint:
     path = Path(folder)
     shapes = _read_shapes(path / _SHAPES)
     config = _config(shapes, path)
-    tensors = _tensors(config)
-    parts = [part for parts in tensors.values() for part in parts]
+    parts = [part for parts in _tensors(config).values() for part in parts]
     places = _places(shapes)
     pieces = _open(path, places[-1][1])
     stored = {
@@ -53,7 +52,7 @@ def read_openai_gpt1(folder: str | os.PathLike[str]) -> Checkpoint:
         source=str(path),
         model="GPT",
         config=config.to_dict(),
-        tensors=map_tensors(tensors, stored, str(path)),
+        tensors=map_tensors(_tensors, config, stored, str(path)),
         tokenizer=_tokenizer(path),
     )
 

@@ -8,14 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_gpt.checkpoints.checkpoint import (
-    Checkpoint,
-    Layout,
-    Part,
-    StoredTensor,
-    map_tensors,
-    require_size,
-)
+from keras_gpt.checkpoints.checkpoint import Checkpoint, Layout, Part, StoredTensor, map_tensors
 from keras_gpt.checkpoints.json_files import read_json
 from keras_gpt.config import GPTConfig
 
@@ -41,13 +34,11 @@ def read_openai_gpt2(folder: str | os.PathLike[str]) -> Checkpoint:
     """
     path = Path(folder)
     config = _config(path / "hparams.json")
-    stored = _open(_prefix(path))
-    require_size(str(path), stored, config.num_layers)
     return Checkpoint(
         source=str(path),
         model="GPT",
         config=config.to_dict(),
-        tensors=map_tensors(_tensors(config), stored, str(path)),
+        tensors=map_tensors(_tensors, config, _open(_prefix(path)), str(path)),
         tokenizer=_tokenizer(path),
     )
 
