@@ -1,9 +1,19 @@
 """Checks of another format's settings, which reading and writing share."""
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from keras_gpt.config import GPTConfig
+
+
+@contextlib.contextmanager
+def naming(what: object) -> Iterator[None]:
+    """Put what a block reads, mostly a file, before the message of its ValueError."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{what}: {error}") from error
 
 
 def require_values(content: Mapping[str, Any], expected: Mapping[str, Any], what: str) -> None:

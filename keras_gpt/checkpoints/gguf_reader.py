@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from keras_gpt.checkpoints.checkpoint import Checkpoint, StoredTensor, map_tensors
+from keras_gpt.checkpoints.config_checks import naming
 from keras_gpt.checkpoints.gguf_families import read_config, tensor_map
 from keras_gpt.checkpoints.gguf_header import TensorPlace, read_header
 from keras_gpt.checkpoints.gguf_tokenizer import read_settings, read_tokenizer
@@ -27,13 +28,11 @@ def read_gguf(path: str | os.PathLike[str]) -> Checkpoint:
     """
     file = Path(path)
     fields, places = read_header(file)
-    try:
+    with naming(file):
         config = read_config(fields, places)
         _require_readable(places)
         tokenizer = read_tokenizer(fields)
         settings = read_settings(fields, config.vocab_size)
-    except ValueError as error:
-        raise ValueError(f"{file}: {error}") from error
     stored = {
         name: StoredTensor(place.shape, _reader(file, place))
         for name, place in places.items()

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from keras_gpt.checkpoints.checkpoint import Checkpoint, StoredTensor, map_tensors
+from keras_gpt.checkpoints.config_checks import naming
 from keras_gpt.checkpoints.huggingface_families import FAMILIES, Family
 from keras_gpt.checkpoints.huggingface_text import read_settings, read_tokenizer
 from keras_gpt.checkpoints.json_files import read_json
@@ -43,19 +44,15 @@ def read_huggingface(folder: Path, with_weights: bool = True) -> Checkpoint:
             f"{folder / 'config.json'} must be of one of the architectures {sorted(FAMILIES)}. "
             f"Received: model_type={kind!r:.80}"
         )
-    try:
+    with naming(folder / "config.json"):
         config = GPTConfig.from_dict(family.read(content))
-    except ValueError as error:
-        raise ValueError(f"{folder / 'config.json'}: {error}") from error
     tensors: Mapping[str, StoredTensor] = {}
     if with_weights:
         stored = _tidy(_open_weights(folder), family, config, str(folder))
         tensors = map_tensors(family.tensors, config, stored, str(folder))
     tokenizer = read_tokenizer(folder, family.model_type)
-    try:
+    with naming(f"the generation settings of {folder}"):
         settings = read_settings(folder, content, config.vocab_size)
-    except ValueError as error:
-        raise ValueError(f"the generation settings of {folder}: {error}") from error
     return Checkpoint(
         source=str(folder),
         model="GPT",

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from keras_gpt.checkpoints.config_checks import naming
 from keras_gpt.checkpoints.json_files import read_json
 from keras_gpt.generation_settings import GenerationSettings
 
@@ -52,10 +53,10 @@ def read_tokenizer(folder: Path, model_type: str) -> "Tokenizer | None":
     known = {entry["content"] for entry in state["added_tokens"]}
     new = [entry for entry in added if entry["content"] not in known]
     state["added_tokens"] += sorted(new, key=lambda entry: entry["id"])
-    try:
-        return Tokenizer.from_json(json.dumps(state, ensure_ascii=False)) if new else tokenizer
-    except ValueError as error:
-        raise ValueError(f"the tokens that are added in {folder}: {error}") from error
+    if new:
+        with naming(f"the tokens that are added in {folder}"):
+            tokenizer = Tokenizer.from_json(json.dumps(state, ensure_ascii=False))
+    return tokenizer
 
 
 def _added_tokens(folder: Path, config: Mapping[str, Any]) -> list[dict[str, Any]]:

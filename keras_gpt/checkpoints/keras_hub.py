@@ -17,6 +17,7 @@ from keras_gpt.checkpoints.checkpoint import (
     split_tensors,
 )
 from keras_gpt.checkpoints.config_checks import (
+    naming,
     require_fields,
     require_no_windows,
     take,
@@ -87,10 +88,8 @@ def read_keras_hub(folder: str | os.PathLike[str]) -> Checkpoint:
     fields = content.get("config")
     if not isinstance(fields, dict):
         raise ValueError(f"{path / 'config.json'} must have a config. Received: {fields!r:.80}")
-    try:
+    with naming(path / "config.json"):
         config = _config(fields)
-    except ValueError as error:
-        raise ValueError(f"{path / 'config.json'}: {error}") from error
     return Checkpoint(
         source=str(path),
         model="GPT",

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from keras_gpt.checkpoints.checkpoint import Checkpoint, Layout, Part, StoredTensor, map_tensors
+from keras_gpt.checkpoints.config_checks import naming
 from keras_gpt.checkpoints.json_files import read_json
 from keras_gpt.config import GPTConfig
 
@@ -48,8 +49,8 @@ def _config(file: Path) -> GPTConfig:
     needed = ("n_vocab", "n_ctx", "n_embd", "n_head", "n_layer")
     if not all(isinstance(numbers.get(name), int) for name in needed):
         raise ValueError(f"{file} must hold the integers {needed}. Received: {numbers!s:.300}")
-    try:
-        return GPTConfig(
+    with naming(file):
+        config = GPTConfig(
             vocab_size=numbers["n_vocab"],
             embedding_dim=numbers["n_embd"],
             num_heads=numbers["n_head"],
@@ -57,8 +58,7 @@ def _config(file: Path) -> GPTConfig:
             num_layers=numbers["n_layer"],
             context_length=numbers["n_ctx"],
         )
-    except ValueError as error:
-        raise ValueError(f"{file}: {error}") from error
+    return config
 
 
 def _prefix(folder: Path) -> Path:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from keras_gpt.checkpoints.checkpoint import Checkpoint, ModelTensor
+from keras_gpt.checkpoints.config_checks import naming
 from keras_gpt.checkpoints.json_files import read_json_value
 from keras_gpt.checkpoints.safetensors_files import open_safetensors, write_safetensors
 from keras_gpt.files import whole_folder
@@ -99,10 +100,8 @@ def read_preset(folder: str | os.PathLike[str], with_weights: bool = True) -> Ch
         from keras_gpt.tokenizers import Tokenizer
 
         tokenizer = Tokenizer.load(path)
-    try:
+    with naming(f"{file}, 'generation'"):
         settings = GenerationSettings.of(content.get("generation"))
-    except ValueError as error:
-        raise ValueError(f"{file}, 'generation': {error}") from error
     weights = path / _WEIGHTS
     return Checkpoint(
         source=str(weights),
