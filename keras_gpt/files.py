@@ -121,8 +121,9 @@ def require_free_file(path: str | os.PathLike[str], overwrite: bool = False) -> 
             f"the file exists; choose another one, remove it, or pass overwrite=True. "
             f"Received: {target}"
         )
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=target.parent):
+    # Folders that are not there yet are made by the writing, so that a refusal leaves none behind.
+    place = next(folder for folder in target.absolute().parents if folder.exists())
+    with tempfile.TemporaryFile(dir=place):
         pass
 
 

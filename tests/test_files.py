@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from keras_gpt import files
-from keras_gpt.files import whole_file, whole_folder
+from keras_gpt.files import require_free_file, whole_file, whole_folder
 
 
 def names(folder: Path) -> list[str]:
@@ -129,3 +129,17 @@ def test_folder_where_a_file_stands(tmp_path):
     with pytest.raises(NotADirectoryError, match="Received"), whole_folder(target, overwrite=True):
         pass
     assert target.read_text() == "a file"
+
+
+def test_a_place_for_a_file_is_checked_and_left_as_it_was(tmp_path):
+    require_free_file(tmp_path / "new" / "folder" / "a.json")
+    assert names(tmp_path) == []
+    (tmp_path / "a.json").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"Received: .*a\.json"):
+        require_free_file(tmp_path / "a.json")
+    require_free_file(tmp_path / "a.json", overwrite=True)
+    with pytest.raises(IsADirectoryError, match="a folder stands there"):
+        require_free_file(tmp_path, overwrite=True)
+    with pytest.raises(OSError, match=r"a\.json"):
+        require_free_file(tmp_path / "a.json" / "in" / "file")
+    assert (tmp_path / "a.json").read_text() == "mine"

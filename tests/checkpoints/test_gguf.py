@@ -389,3 +389,12 @@ def test_llama_cpp_s_own_vocabulary_file(shared_data: Path) -> None:
         assert tokenizer.encode(text) == [int(each) for each in row.split()], text
     with pytest.raises(ValueError, match="vocabulary only"):
         GPT.from_preset(file)
+
+
+def test_a_model_that_is_refused_leaves_no_folder(tmp_path: Path) -> None:
+    """The place is checked first, and made only when there is something to put there."""
+    with pytest.raises(ValueError, match="sinusoidal"):
+        make_gpt(positions="sinusoidal").save_to_gguf(tmp_path / "new" / "model.gguf")
+    with pytest.raises(IsADirectoryError, match="a folder stands there"):
+        make_gpt().save_to_gguf(tmp_path, overwrite=True)
+    assert not list(tmp_path.iterdir())
