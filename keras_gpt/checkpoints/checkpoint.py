@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from keras_gpt.tokenizers import Tokenizer
 
 
+_BLOCK = 1 << 24  # bytes that are given to a backend at a time
+
+
 class StoredTensor(NamedTuple):
     """A tensor of ours that lies in somebody's file: its shape is known before it is read."""
 
@@ -95,7 +98,30 @@ def load_weights(checkpoint: Checkpoint, variables: Sequence[Any]) -> None:
     if checkpoint.verify is not None:
         checkpoint.verify()
     for name, variable in wanted.items():
-        variable.assign(checkpoint.tensors[name].read())
+        _assign(variable, checkpoint.tensors[name].read())
+
+
+def _assign(variable: Any, value: np.ndarray) -> None:
+    """Set a variable; a large one block by block, since TensorFlow copies what it is given twice."""
+    import keras
+
+    if value.nbytes > _BLOCK and keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        if not tf.distribute.has_strategy():  # a mirrored variable has no assignment of a part
+            rows = max(1, len(value) * _BLOCK // value.nbytes)
+            for start in range(0, len(value), rows):
+                block = tf.convert_to_tensor(value[start : start + rows])
+                # `value[start:end].assign` reads the whole variable first, and then copies it.
+                tf.raw_ops.ResourceStridedSliceAssign(
+                    ref=variable.value.handle,
+                    begin=[start],
+                    end=[start + rows],
+                    strides=[1],
+                    value=tf.cast(block, variable.dtype),
+                )
+            return
+    variable.assign(value)
 
 
 def require_tensors(

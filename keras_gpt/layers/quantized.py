@@ -53,7 +53,7 @@ class Dense(keras.layers.Dense):
         self.quantized_build(values.shape, mode, config)
         self._kernel.assign(values)
         self.kernel_scale.assign(scale)
-        set_int8_policy(self)
+        _set_int8_policy(self)
 
     def _int8_build(self, kernel_shape: Any, config: Any = None) -> None:
         self._kernel = self.add_weight(
@@ -101,7 +101,7 @@ class TokenEmbedding(keras.layers.ReversibleEmbedding):
         if reverse is not None:
             self.reverse_embeddings.assign(reverse[0])
             self.reverse_embeddings_scale.assign(reverse[1])
-        set_int8_policy(self)
+        _set_int8_policy(self)
 
     def _int8_build(self, embeddings_shape: Any, config: Any = None) -> None:
         def matrix(name: str) -> Any:
@@ -135,7 +135,7 @@ class TokenEmbedding(keras.layers.ReversibleEmbedding):
         return int8_product(inputs, self.reverse_embeddings, self.reverse_embeddings_scale)
 
 
-def set_int8_policy(layer: keras.layers.Layer) -> None:
+def _set_int8_policy(layer: keras.layers.Layer) -> None:
     """Let a layer be called as an int8 one, whose results have the dtype that they had."""
     layer.dtype_policy = keras.dtype_policies.get(f"int8_from_{layer.dtype_policy.name}")
 

@@ -197,6 +197,77 @@ def test_a_folder_goes_before_a_name(
     _assert_equal_weights(GPT.from_preset("gpt2"), gpt)
 
 
+@pytest.mark.parametrize("block", [1, 1000, 4096])
+@pytest.mark.parametrize("name", ["gpt2", "modern"])
+def test_weights_that_are_set_in_blocks_are_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int, name: str
+) -> None:
+    """As those of large tensors are; the last block may be a short one, a row longer than one."""
+    gpt = _randomized(GPT(**SMALL, **ARCHITECTURES[name]), 8)
+    gpt.save_to_preset(tmp_path / name)
+    half = GPT.from_preset(tmp_path / name, dtype="bfloat16")
+    monkeypatch.setattr("keras_gpt.checkpoints.checkpoint._BLOCK", block)
+    _assert_equal_weights(GPT.from_preset(tmp_path / name), gpt)
+    _assert_equal_weights(GPT.from_preset(tmp_path / name, dtype="bfloat16"), half)
+
+
+def test_weights_come_into_mirrored_variables_too(
+    folder: Path, gpt: GPT, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which cannot be set in blocks."""
+    import tensorflow as tf
+
+    monkeypatch.setattr("keras_gpt.checkpoints.checkpoint._BLOCK", 1000)
+    with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
+        _assert_equal_weights(GPT.from_preset(folder), gpt)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's own numbers")
+def test_memory_stays_near_the_models_size_while_loading_and_saving(tmp_path: Path) -> None:
+    """GPT-2's 475 MB, of which one tensor has 147: in a process of its own, without the imports."""
+    script = """
+import sys, threading, time, keras, keras_gpt
+def own():
+    lines = open("/proc/self/status").readlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("RssAnon"))
+def peak_of(work):
+    highest, done = [own()], []
+    def watch():
+        while not done:
+            highest.append(own())
+            time.sleep(0.002)
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    result = work()
+    done.append(True)
+    watcher.join()
+    return result, max(highest)
+keras.ops.convert_to_tensor(0)
+if sys.argv[1] == "save":
+    gpt = keras_gpt.GPT.from_preset("gpt2", load_weights=False)
+    before = own()
+    _, peak = peak_of(lambda: gpt.save_to_preset(sys.argv[2]))
+else:
+    before = own()
+    gpt, peak = peak_of(lambda: keras_gpt.GPT.from_preset(sys.argv[2]))
+print(peak - before)
+"""
+    peaks = [
+        float(
+            subprocess.run(
+                [sys.executable, "-c", script, what, str(tmp_path / "gpt2")],
+                capture_output=True,
+                text=True,
+                check=True,
+            ).stdout
+        )
+        for what in ("save", "load")
+    ]
+    assert peaks[0] < 0.75 * 475  # beyond the model, which is there already
+    assert peaks[1] < 1.5 * 475
+
+
 # Broken presets
 
 
