@@ -27,7 +27,7 @@ class _State(NamedTuple):
     counts: Any  # (batch,) int32
     chosen: Any  # TensorArray of (batch,) int32
     lengths: Any  # (batch,) int32, tokens in `past`
-    slot: Any  # where the next tokens go in `recent`
+    slot: Any  # where the next tokens of all rows go in `recent`
     past: Any
     recent: Any
 
@@ -65,7 +65,7 @@ def decode_in_graph(
     token_ids = tf.pad(token_ids, [[0, 0], [0, tf.maximum(time - tf.shape(token_ids)[1], 0)]])
     token_ids = token_ids[:, :time]
     sampling = sampling._replace(seed=prompt_seeds(sampling.seed, token_ids, lengths))
-    tokens, past = steps.first(token_ids, lengths, sampling)
+    tokens, _, past = steps.first(token_ids, lengths, sampling)
     stops = tf.constant(stop_token_ids, tf.int32)
 
     def not_stopped(tokens: Any) -> Any:
@@ -97,7 +97,16 @@ def decode_in_graph(
         )
 
         def following() -> Any:
-            return steps.next(state.tokens, step, sampling, lengths, slot, past, state.recent)
+            tokens, _, recent = steps.next(
+                state.tokens,
+                tf.fill([batch], step),
+                sampling,
+                lengths,
+                tf.fill([batch], slot),
+                past,
+                state.recent,
+            )
+            return tokens, recent
 
         tokens, recent = tf.cond(
             tf.reduce_any(live[:rows]), following, lambda: (state.tokens, state.recent)

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from keras_gpt.generation.decode import Row
 from keras_gpt.generation.protocol import Decoder
+from keras_gpt.generation.rows import Row
 
 SEED_LIMIT = 2**31
 

@@ -5,16 +5,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from keras_gpt.config import GPTConfig
 from keras_gpt.generation_settings import GenerationSettings
+from keras_gpt.key_values import KeyValues
 
 if TYPE_CHECKING:
     from keras_gpt.tokenizers import Tokenizer
-
-
-class KeyValues(Protocol):
-    """Keys and values of one layer; a pair that can be taken apart and made again."""
-
-    keys: Any
-    values: Any
 
 
 class Decoder(Protocol):
@@ -28,18 +22,21 @@ class Decoder(Protocol):
     def __call__(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         """Give the logits of the next token at every position."""
 
-    def prefill(self, token_ids: Any, lengths: Any) -> tuple[Any, list[Any]]:
+    def prefill(self, token_ids: Any, lengths: Any) -> tuple[Any, list[KeyValues]]:
         """Read prompts; see `GPT.prefill`."""
 
     def step(
         self,
-        tokens: Any,
+        token_ids: Any,
         lengths: Any,
-        slot: Any,
-        past: Sequence[Any],
-        recent: Sequence[Any],
-    ) -> tuple[Any, list[Any]]:
-        """Read one more token a row; see `GPT.step`."""
+        slots: Any,
+        past: Sequence[KeyValues],
+        recent: Sequence[KeyValues],
+    ) -> tuple[Any, list[KeyValues]]:
+        """Read more tokens; see `GPT.step`."""
+
+    def next_logits(self, states: Any) -> Any:
+        """Turn states into logits; see `GPT.next_logits`."""
 
     def score_positions(self, token_ids: Any, prefix_lengths: Any) -> Any:
         """Give -log P of each next token; see `GPT.score_positions`."""

@@ -19,7 +19,7 @@ def row_keys(seeds: Any, sequences: Any, step: Any) -> Any:
     Args:
         seeds: (batch,) int32.
         sequences: (batch,) int32, which of several answers to one prompt the row is.
-        step: scalar int32, how many tokens were drawn before.
+        step: scalar or (batch,) int32, how many tokens were drawn before.
 
     Returns:
         (batch,) int32.

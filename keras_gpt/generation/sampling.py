@@ -28,7 +28,7 @@ def choose(logits: Any, sampling: Sampling, step: Any) -> Any:
     Args:
         logits: (batch, vocab_size) float32.
         sampling: every row's settings.
-        step: scalar int32, how many tokens were chosen before.
+        step: scalar or (batch,) int32, how many tokens were chosen before.
 
     Returns:
         (batch,) int32.

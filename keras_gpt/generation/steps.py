@@ -1,42 +1,75 @@
-"""The compiled functions of decoding: read prompts and choose, read one token and choose, fold."""
+"""The compiled functions of decoding: read prompts, read more tokens, choose, fold."""
 
 from collections.abc import Sequence
 from typing import Any
+
+from keras import ops
 
 from keras_gpt.generation.cache import fold
 from keras_gpt.generation.compiled import compiled, kept_with
 from keras_gpt.generation.protocol import Decoder
 from keras_gpt.generation.sampling import Sampling, choose
+from keras_gpt.key_values import KeyValues
 
 
 class DecodeSteps:
-    """`first` and `next` of one model, compiled once for each shape.
+    """The compiled functions of one model, each compiled once for each shape.
 
-    Python's `generate` and the exported SavedModel run these same two functions. A vocabulary may
-    be larger than the tokenizer's (padded to a round number): what stands for no text is not chosen.
+    Python's `generate` and the exported SavedModel run the same `first`, `next` and `fold`. A
+    vocabulary may be larger than the tokenizer's (padded to a round number): what stands for no
+    text is not chosen.
+
+    Attributes:
+        first: reads prompts; gives one chosen token a row, the logits it was chosen from, the past.
+        next: reads one token a row; gives the next one, its logits, and `recent` anew.
+        read: reads several tokens a row; gives the logits after each row's last, and `recent` anew.
+        fold: moves `recent` behind `past`.
+        score: gives -log P of each next token.
     """
 
     def __init__(self, model: Decoder) -> None:
         known = model.config.vocab_size if model.tokenizer is None else model.tokenizer.vocab_size
+        self.known = known
 
-        def first(token_ids: Any, lengths: Any, sampling: Sampling) -> tuple[Any, list[Any]]:
-            logits, cache = model.prefill(token_ids, lengths)
-            return choose(logits[:, :known], sampling, 0), cache
+        def logits_at(states: Any, places: Any) -> Any:
+            places = ops.reshape(places, (-1, 1, 1))
+            last = ops.take_along_axis(states, places, axis=1)  # (batch, 1, embedding_dim)
+            return model.next_logits(last[:, 0, :])[:, :known]
+
+        def first(
+            token_ids: Any, lengths: Any, sampling: Sampling
+        ) -> tuple[Any, Any, list[KeyValues]]:
+            states, cache = model.prefill(token_ids, lengths)
+            logits = logits_at(states, lengths - 1)
+            return choose(logits, sampling, ops.zeros_like(lengths)), logits, cache
 
         def following(
             tokens: Any,
             step: Any,
             sampling: Sampling,
             lengths: Any,
-            slot: Any,
-            past: Sequence[Any],
-            recent: Sequence[Any],
-        ) -> tuple[Any, list[Any]]:
-            logits, recent = model.step(tokens, lengths, slot, past, recent)
-            return choose(logits[:, :known], sampling, step), recent
+            slots: Any,
+            past: Sequence[KeyValues],
+            recent: Sequence[KeyValues],
+        ) -> tuple[Any, Any, list[KeyValues]]:
+            states, recent = model.step(ops.expand_dims(tokens, 1), lengths, slots, past, recent)
+            logits = model.next_logits(states[:, 0, :])[:, :known]
+            return choose(logits, sampling, step), logits, recent
+
+        def read(
+            token_ids: Any,
+            counts: Any,
+            lengths: Any,
+            slots: Any,
+            past: Sequence[KeyValues],
+            recent: Sequence[KeyValues],
+        ) -> tuple[Any, list[KeyValues]]:
+            states, recent = model.step(token_ids, lengths, slots, past, recent)
+            return logits_at(states, counts - 1), recent
 
         self.first = compiled(first, model)
         self.next = compiled(following, model)
+        self.read = compiled(read, model)
         self.fold = compiled(fold, model)
         self.score = compiled(model.score_positions, model)
 

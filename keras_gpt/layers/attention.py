@@ -2,21 +2,15 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 from keras import ops
 
 from keras_gpt.config import GPTConfig
+from keras_gpt.key_values import KeyValues, put
 from keras_gpt.layers.positions import RotaryTables, rotate
 from keras_gpt.layers.quantized import Dense
-
-
-class KeyValues(NamedTuple):
-    """The keys and values of one layer, each (batch, key/value heads, length, head_dim)."""
-
-    keys: Any
-    values: Any
 
 
 @keras.saving.register_keras_serializable("keras_gpt")
@@ -96,30 +90,27 @@ class CausalSelfAttention(keras.layers.Layer):
         x: Any,
         past: KeyValues,
         recent: KeyValues,
-        here: Any,
+        slots: Any,
         mask: Any,
         rotary: RotaryTables | None,
     ) -> tuple[Any, KeyValues]:
-        """Attend from one new token a row to all that came before it, and to itself.
+        """Attend from new tokens to all that came before them, and to themselves.
 
         Only `recent` is written again: a step that wrote the long `past` too would copy all of it.
 
         Args:
-            x: (batch, 1, embedding_dim).
+            x: (batch, new, embedding_dim), usually one new token a row.
             past: keys and values of earlier tokens, (batch, key/value heads, length, head_dim).
             recent: those of the last few steps, (batch, key/value heads, slots, head_dim).
-            here: (1, 1, slots, 1) bool, True at the slot of the new token.
-            mask: (batch, 1, 1, length + slots) bool, True at what the new token sees.
+            slots: (batch,) int32, where each row's new tokens go in `recent`.
+            mask: (batch, 1, new, length + slots) bool, True at what each new token sees.
             rotary: angles at the new tokens' positions, or None.
 
         Returns:
-            The output (batch, 1, embedding_dim), and `recent` with the new token in it.
+            The output (batch, new, embedding_dim), and `recent` with the new tokens in it.
         """
         queries, new = self._heads(x, rotary)
-        recent = KeyValues(
-            ops.where(here, ops.cast(new.keys, recent.keys.dtype), recent.keys),
-            ops.where(here, ops.cast(new.values, recent.values.dtype), recent.values),
-        )
+        recent = put(recent, new, slots)
         return self._attend(queries, [past, recent], mask, training=False), recent
 
     def _heads(self, x: Any, rotary: RotaryTables | None) -> tuple[Any, KeyValues]:

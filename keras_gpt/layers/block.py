@@ -6,7 +6,8 @@ from typing import Any
 import keras
 
 from keras_gpt.config import GPTConfig
-from keras_gpt.layers.attention import CausalSelfAttention, KeyValues
+from keras_gpt.key_values import KeyValues
+from keras_gpt.layers.attention import CausalSelfAttention
 from keras_gpt.layers.feed_forward import FeedForward
 from keras_gpt.layers.normalization import make_norm
 from keras_gpt.layers.positions import RotaryTables
@@ -74,13 +75,13 @@ class Block(keras.layers.Layer):
         x: Any,
         past: KeyValues,
         recent: KeyValues,
-        here: Any,
+        slots: Any,
         mask: Any,
         rotary: RotaryTables | None,
     ) -> tuple[Any, KeyValues]:
-        """Run the block on one new token a row; see `CausalSelfAttention.step`."""
+        """Run the block on new tokens; see `CausalSelfAttention.step`."""
         return self._run_keeping(
-            x, lambda h: self.attention.step(h, past, recent, here, mask, rotary)
+            x, lambda h: self.attention.step(h, past, recent, slots, mask, rotary)
         )
 
     def _run_keeping(

@@ -9,6 +9,7 @@ from keras import ops
 from keras_gpt import losses
 from keras_gpt.config import GPTConfig
 from keras_gpt.generation_settings import GenerationSettings
+from keras_gpt.key_values import KeyValues
 from keras_gpt.layers import (
     Block,
     PositionEmbedding,
@@ -19,7 +20,6 @@ from keras_gpt.layers import (
     rotary_tables,
     token_positions,
 )
-from keras_gpt.layers.attention import KeyValues
 from keras_gpt.models.formats import Formats
 from keras_gpt.models.inputs import unpack_inputs
 from keras_gpt.models.next_token import NextTokenModel, TrainingOutputs
@@ -218,8 +218,8 @@ class GPT(TextMethods, Formats, NextTokenModel):
             lengths: (batch,) int32, real tokens of each row.
 
         Returns:
-            The logits after each row's last real token, (batch, vocab_size) float32, and for each
-            layer the keys and values, (batch, key/value heads, time, head_dim).
+            The last states (batch, time, embedding_dim), for `next_logits`, and for each layer the
+            keys and values, (batch, key/value heads, time, head_dim).
         """
         time = ops.shape(token_ids)[1]
         prefix = lengths if self.config.bidirectional_prefix else None
@@ -233,65 +233,64 @@ class GPT(TextMethods, Formats, NextTokenModel):
             mask = masks[self.config.attention_window(layer)]
             states, kept = block.prefill(states, mask, rotary)
             cache.append(kept)
-        last = ops.reshape(lengths - 1, (-1, 1, 1))
-        states = ops.take_along_axis(states, last, axis=1)  # (batch, 1, embedding_dim)
-        return self._last_logits(states), cache
+        return states, cache
 
     def step(
         self,
-        tokens: Any,
+        token_ids: Any,
         lengths: Any,
-        slot: Any,
+        slots: Any,
         past: Sequence[KeyValues],
         recent: Sequence[KeyValues],
     ) -> tuple[Any, list[KeyValues]]:
-        """Read one more token a row.
+        """Read more tokens, usually one a row.
 
-        A row's earlier tokens lie in `past` (its first `lengths` places) and then in `recent` (the
-        first `slot` slots, the same for all rows). Only `recent` is made anew.
+        A row's earlier tokens lie in `past` (its first `lengths` places) and then in `recent` (its
+        first `slots` slots). Only `recent` is made anew.
 
         Args:
-            tokens: (batch,) int32.
+            token_ids: (batch, new) int32.
             lengths: (batch,) int32, how many tokens of each row are in `past`.
-            slot: scalar int32, where the tokens go in `recent`.
+            slots: (batch,) int32, how many are in `recent`; the new tokens go behind them.
             past: for each layer keys and values, (batch, key/value heads, length, head_dim).
             recent: for each layer keys and values, (batch, key/value heads, slots, head_dim).
 
         Returns:
-            The next logits, (batch, vocab_size) float32, and `recent` with the tokens in it.
+            The last states (batch, new, embedding_dim), for `next_logits`, and `recent` with the
+            new tokens in it.
         """
-        places = ops.arange(ops.shape(past[0].keys)[2], dtype="int32")[None, None, None, :]
-        slots = ops.arange(ops.shape(recent[0].keys)[2], dtype="int32")[None, None, None, :]
+        batch, new = ops.shape(token_ids)[0], ops.shape(token_ids)[1]
+        place = ops.arange(ops.shape(past[0].keys)[2], dtype="int32")[None, None, None, :]
+        slot = ops.arange(ops.shape(recent[0].keys)[2], dtype="int32")[None, None, None, :]
         in_past = ops.reshape(lengths, (-1, 1, 1, 1))
+        # (batch, 1, new, 1): the slot of each new token.
+        own = ops.reshape(slots, (-1, 1, 1, 1)) + ops.reshape(
+            ops.arange(new, dtype="int32"), (1, 1, -1, 1)
+        )
         masks = {}
         for window in set(self.config.attention_windows):
-            seen = places < in_past  # (batch, 1, 1, length)
-            seen_slots = slots <= slot  # (1, 1, 1, slots)
+            seen = ops.broadcast_to(place < in_past, (batch, 1, new, ops.shape(place)[3]))
+            seen_slots = slot <= own  # (batch, 1, new, slots)
             if window is not None:
-                seen = ops.logical_and(seen, in_past + slot - places < window)
-                seen_slots = ops.logical_and(seen_slots, slot - slots < window)
-            seen_slots = ops.broadcast_to(
-                seen_slots, (ops.shape(lengths)[0], 1, 1, ops.shape(slots)[3])
-            )
+                seen = ops.logical_and(seen, in_past + own - place < window)
+                seen_slots = ops.logical_and(seen_slots, own - slot < window)
             masks[window] = ops.concatenate([seen, seen_slots], axis=-1)
-        here = ops.reshape(ops.equal(slots, slot), (1, 1, -1, 1))
+        positions = ops.reshape(in_past + own, (batch, new))
         # A row that has ended may stand beyond the last position; nobody looks at it.
-        positions = ops.minimum(lengths + slot, self.config.context_length - 1)
-        states, rotary = self._embed(
-            ops.expand_dims(tokens, 1), ops.expand_dims(positions, 1), training=False
-        )
+        positions = ops.minimum(positions, self.config.context_length - 1)
+        states, rotary = self._embed(token_ids, positions, training=False)
         kept = []
         for layer, block in enumerate(self.blocks):
             mask = masks[self.config.attention_window(layer)]
             states, layer_recent = block.step(
-                states, past[layer], recent[layer], here, mask, rotary
+                states, past[layer], recent[layer], slots, mask, rotary
             )
             kept.append(layer_recent)
-        return self._last_logits(states), kept
+        return states, kept
 
-    def _last_logits(self, states: Any) -> Any:
-        logits = self.project(self._finish(states))
-        return ops.cast(logits[:, 0, :], "float32")
+    def next_logits(self, states: Any) -> Any:
+        """Turn states that `prefill` or `step` gave, (batch, embedding_dim), into float32 logits."""
+        return ops.cast(self.project(self._finish(states)), "float32")
 
     def score_positions(self, token_ids: Any, prefix_lengths: Any) -> Any:
         """Give -log P of each token given those before it.

@@ -21,7 +21,7 @@ from keras_gpt.generation.cache import (
     length_buckets,
 )
 from keras_gpt.generation.steps import decode_steps
-from keras_gpt.layers.attention import KeyValues
+from keras_gpt.key_values import KeyValues
 
 # Five lengths: the batch crosses the bucket of 32, and the longest fills the context of 48.
 PROMPTS = [random_ids(n, seed=n).tolist() for n in (3, 9, 17, 25, 30)]

@@ -7,7 +7,7 @@ from gpt_cases import CONTEXT, make_gpt, small_tokenizer
 
 from keras_gpt import GPTConfig, generation
 from keras_gpt.generation_settings import GenerationSettings
-from keras_gpt.layers.attention import KeyValues
+from keras_gpt.key_values import KeyValues
 
 
 @pytest.fixture(scope="module")
@@ -58,14 +58,18 @@ class Reciter:
     def prefill(self, token_ids, lengths):
         batch, time = token_ids.shape
         empty = keras.ops.zeros((batch, 1, time, 1))
-        return keras.ops.repeat(self._logits[:1], batch, 0), [KeyValues(empty, empty)]
+        # The states are places in what is said; `next_logits` looks them up.
+        return keras.ops.zeros((batch, time, 1), "int32"), [KeyValues(empty, empty)]
 
     def score_positions(self, token_ids, prefix_lengths):
         raise NotImplementedError
 
-    def step(self, tokens, lengths, slot, past, recent):
-        place = lengths + slot - self._prompt_length + 1
-        return keras.ops.take(self._logits, place, axis=0), list(recent)
+    def step(self, token_ids, lengths, slots, past, recent):
+        places = lengths + slots - self._prompt_length + 1
+        return keras.ops.reshape(places, (-1, 1, 1)), list(recent)
+
+    def next_logits(self, states):
+        return keras.ops.take(self._logits, states[:, 0], axis=0)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from gpt_cases import make_gpt
 
 from keras_gpt import GPTConfig
 from keras_gpt.layers import CausalSelfAttention, attention_mask, rotary_tables, rotate
-from keras_gpt.layers.attention import KeyValues
+from keras_gpt.key_values import KeyValues
 
 BATCH, TIME, DIM, HEADS = 2, 6, 16, 4
 
@@ -125,7 +125,7 @@ def test_steps_are_the_rows_of_a_call(past_length):
             x[:, t : t + 1],
             past,
             recent,
-            (slots == slot)[None, None, :, None],
+            np.full(BATCH, slot, "int32"),
             np.concatenate([slots < past_length, slots <= slot])[None, None, None, :],
             tables([t]),
         )
