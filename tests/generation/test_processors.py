@@ -434,9 +434,9 @@ def peer():
 
 @pytest.fixture(scope="module")
 def histories():
-    """24 rows of 0 to 60 of 4 ids, so that n-grams come again."""
+    """24 rows of 0 to 60 of 2 ids, so that n-grams come again."""
     rng = np.random.default_rng(3)
-    return [rng.integers(0, 4, length).tolist() for length in [0, 1, 2, *rng.integers(3, 60, 21)]]
+    return [rng.integers(0, 2, length).tolist() for length in [0, 1, 2, *rng.integers(3, 60, 21)]]
 
 
 def test_repetition_penalty_is_transformers(peer, histories):
@@ -459,7 +459,7 @@ def test_ngrams_are_transformers(peer, histories):
     sizes = np.arange(count) % 5 + 1
     history, lengths = padded(histories)
     got = np.asarray(ban_repeated_ngrams(floats(*logits), history, lengths, ints(*sizes), 5))
-    assert np.isneginf(got).any(axis=1).sum() > count // 2
+    assert set(sizes[np.isneginf(got).any(axis=1)]) == {1, 2, 3, 4, 5}
     for index, row in enumerate(histories):
         want = peer("NoRepeatNGramLogitsProcessor", row, logits[index], int(sizes[index]))
         np.testing.assert_array_equal(got[index], want)
