@@ -64,18 +64,18 @@ def keep_probable(logits: Any, top_k: Any, top_p: Any) -> Any:
         (batch, vocab_size) float32.
     """
     vocab_size = logits.shape[-1]
-    keys = _ordered_integers(logits)
+    keys = ordered_integers(logits)
     infinity = float("inf")
 
     def by_count(logits: Any) -> Any:
         count = ops.where(top_k > 0, top_k, vocab_size)
-        least = _largest_threshold(keys, ops.ones_like(logits), ops.cast(count, "float32"))
+        least = largest_threshold(keys, ops.ones_like(logits), ops.cast(count, "float32"))
         return ops.where(keys >= least, logits, -infinity)
 
     def by_mass(logits: Any) -> Any:
         probabilities = ops.softmax(logits, axis=-1)
         # Sums of floats may stay just below 1: a row with top_p = 1 keeps all by rule.
-        least = _largest_threshold(keys, probabilities, top_p)
+        least = largest_threshold(keys, probabilities, top_p)
         keep = ops.logical_or(keys >= least, ops.expand_dims(top_p >= 1.0, 1))
         return ops.where(keep, logits, -infinity)
 
@@ -85,7 +85,7 @@ def keep_probable(logits: Any, top_k: Any, top_p: Any) -> Any:
     return ops.cond(ops.any(top_p < 1.0), lambda: by_mass(logits), lambda: logits)
 
 
-def _largest_threshold(keys: Any, weights: Any, wanted: Any) -> Any:
+def largest_threshold(keys: Any, weights: Any, wanted: Any) -> Any:
     """Find, for each row, the largest key such that the keys from it upward weigh at least `wanted`.
 
     Bisection over the 32 bits of an integer finds the exact key without sorting the vocabulary.
@@ -114,7 +114,7 @@ def _largest_threshold(keys: Any, weights: Any, wanted: Any) -> Any:
     return low
 
 
-def _ordered_integers(values: Any) -> Any:
+def ordered_integers(values: Any) -> Any:
     """Map float32 to int32 so that the order stays."""
     bits = ops.view(values + 0.0, "int32")  # -0.0 + 0.0 is 0.0: the two zeros are equal
     return ops.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
