@@ -138,6 +138,8 @@ class _ServedGPT(tf.Module):
                 temperature=_one_a_row(temperature, "temperature", rows),
                 top_k=tf.minimum(_one_a_row(top_k, "top_k", rows), self._vocab_size),
                 top_p=_one_a_row(top_p, "top_p", rows),
+                min_p=tf.zeros([rows]),
+                typical_p=tf.ones([rows]),
                 seed=tf.where(seeds < 0, drawn, seeds),
                 sequence=tf.zeros([rows], tf.int32),
             )

@@ -1,6 +1,7 @@
 """Text from a model: cache, sampling, the decode loop, and scores."""
 
+from keras_gpt.generation.answers import Answer
 from keras_gpt.generation.generate import generate, stream
 from keras_gpt.generation.score import score
 
-__all__ = ["generate", "score", "stream"]
+__all__ = ["Answer", "generate", "score", "stream"]

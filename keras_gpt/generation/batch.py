@@ -1,7 +1,7 @@
 """Rows that are decoded together, each with its own length, settings and number of steps."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from keras import ops
@@ -13,11 +13,19 @@ from keras_gpt.generation.cache import (
     grow_cache,
     length_bucket,
 )
+from keras_gpt.generation.control import Control, controls_of, seen_of
 from keras_gpt.generation.protocol import Decoder
 from keras_gpt.generation.rows import Row, padded_prompts, sampling_of, tensor
 from keras_gpt.generation.sampling import Sampling
 from keras_gpt.generation.steps import decode_steps
-from keras_gpt.key_values import KeyValues
+
+
+class Logprobs(NamedTuple):
+    """What the model itself gave the chosen tokens, before temperature, cut-offs and penalties."""
+
+    chosen: np.ndarray  # (size,) float32
+    top_ids: np.ndarray  # (size, TOP_LOGPROBS) int32, the most probable first
+    top: np.ndarray  # (size, TOP_LOGPROBS) float32
 
 
 class Batch:
@@ -29,7 +37,6 @@ class Batch:
 
     Attributes:
         tokens: (size,) int32, each row's last chosen token.
-        logits: (size, vocab_size) float32, what they were chosen from.
         steps: (size,) int32, how many tokens of each row were chosen before `tokens`.
     """
 
@@ -38,55 +45,98 @@ class Batch:
         self._steps = decode_steps(model)
         context = model.config.context_length
         # Rows beyond the real ones copy the first; nobody looks at what comes of them.
-        padded = [*rows, *[rows[0]] * (batch_bucket(len(rows)) - len(rows))]
-        self._lengths = np.array([len(row.prompt) for row in padded], "int32")
-        time = length_bucket(int(self._lengths.max()), context)
-        self._sampling = sampling_of(padded)
-        chosen, self.logits, self._past = self._steps.first(
-            tensor(padded_prompts(padded, time), "int32"),
-            tensor(self._lengths, "int32"),
-            self._sampling,
-        )
-        self.tokens = ops.convert_to_numpy(chosen)
-        self._recent = empty_recent(self._past)
+        self._rows = [*rows, *[rows[0]] * (batch_bucket(len(rows)) - len(rows))]
+        self._lengths = np.array([len(row.prompt) for row in self._rows], "int32")
         self._slots = np.zeros_like(self._lengths)
         self.steps = np.zeros_like(self._lengths)
+        self._sampling = sampling_of(self._rows)
+        self._control: Control | None = None
+        if any(row.options.is_controlled for row in self._rows):
+            known = self._steps.known
+            self._control = controls_of(self._rows, known)
+            self._seen = seen_of(self._rows, known, context)
+        time = length_bucket(int(self._lengths.max()), context)
+        chosen, self._logits, self._past = self._steps.first(
+            tensor(padded_prompts(self._rows, time), "int32"),
+            tensor(self._lengths, "int32"),
+            self._plain_sampling(),
+        )
+        self._recent = empty_recent(self._past)
+        self.tokens = self._choose(chosen)
 
     @property
     def size(self) -> int:
         """How many rows are computed, those that nobody looks at included."""
-        return len(self.tokens)
+        return len(self._rows)
 
     def step(self) -> None:
         """Read each row's last token and choose the next."""
         if self._slots.max() == RECENT_SLOTS:
             self._fold()
         self.steps = self.steps + 1
-        chosen, self.logits, self._recent = self._steps.next(
+        chosen, self._logits, self._recent = self._steps.next(
             tensor(self.tokens, "int32"),
             tensor(self.steps, "int32"),
-            self._sampling,
+            self._plain_sampling(),
             tensor(self._lengths, "int32"),
             tensor(self._slots, "int32"),
             self._past,
             self._recent,
         )
-        self.tokens = ops.convert_to_numpy(chosen)
         self._slots = self._slots + 1
+        self.tokens = self._choose(chosen)
+
+    def logprobs(self) -> Logprobs:
+        """Give the log-probabilities of the last chosen tokens, and of the most probable ones."""
+        found = self._steps.logprobs(self._logits, tensor(self.tokens, "int32"))
+        return Logprobs(*[ops.convert_to_numpy(each) for each in found])
 
     def keep(self, indices: Sequence[int]) -> None:
         """Go on with these rows alone, in this order; one may be kept several times."""
         more = batch_bucket(len(indices)) - len(indices)
-        rows = np.array([*indices, *[indices[0]] * more], "int32")
+        places = [*indices, *[indices[0]] * more]
+        index = np.array(places, "int32")
 
-        def kept(layers: list[KeyValues]) -> list[KeyValues]:
-            return [KeyValues(*[ops.take(part, rows, axis=0) for part in each]) for each in layers]
+        def kept(parts: Any) -> Any:
+            return type(parts)(*[ops.take(each, index, axis=0) for each in parts])
 
-        self._past, self._recent = kept(self._past), kept(self._recent)
-        self._sampling = Sampling(*[ops.take(each, rows, axis=0) for each in self._sampling])
-        self.logits = ops.take(self.logits, rows, axis=0)
-        self.tokens, self.steps = self.tokens[rows], self.steps[rows]
-        self._lengths, self._slots = self._lengths[rows], self._slots[rows]
+        self._rows = [self._rows[place] for place in places]
+        self._past = [kept(layer) for layer in self._past]
+        self._recent = [kept(layer) for layer in self._recent]
+        self._sampling = kept(self._sampling)
+        if self._control is not None:
+            self._control, self._seen = kept(self._control), kept(self._seen)
+        self._logits = ops.take(self._logits, index, axis=0)
+        self.tokens, self.steps = self.tokens[index], self.steps[index]
+        self._lengths, self._slots = self._lengths[index], self._slots[index]
+
+    def _plain_sampling(self) -> Sampling:
+        """Give what the compiled step chooses by: nothing costly where the choice is made apart."""
+        if self._control is None:
+            return self._sampling
+        return self._sampling._replace(temperature=ops.zeros_like(self._sampling.temperature))
+
+    def _choose(self, chosen: Any) -> np.ndarray:
+        """Take what the step chose, or choose where rows change their logits."""
+        if self._control is not None:
+            chosen, self._seen = self._steps.choose_controlled(
+                self._logits,
+                self._sampling,
+                tensor(self.steps, "int32"),
+                self._control,
+                self._seen,
+                tensor(np.ones((1, self._steps.known)), "bool"),
+                tensor(self._forced(), "int32"),
+            )
+        return np.asarray(ops.convert_to_numpy(chosen))
+
+    def _forced(self) -> list[int]:
+        """Give the token that each row must take now; -1 for none."""
+        forced = [row.options.forced_token_ids for row in self._rows]
+        return [
+            ids[step] if step < len(ids) else -1
+            for ids, step in zip(forced, self.steps, strict=True)
+        ]
 
     def _fold(self) -> None:
         context = self._model.config.context_length

@@ -3,8 +3,9 @@
 What earlier tokens left lies in two tensors a layer. `past` holds a row's tokens at their positions; a
 step only reads it. `recent` holds the tokens of the last steps, one slot a step; a step makes it anew
 with one more token in it, which costs little because it is short. When a row's slots are full, `fold`
-moves those of all rows into `past`. Each row has its own length and its own slot. So no step copies the whole cache, no variable is changed, and the same functions run in Python
-and in a SavedModel that answers several requests at a time.
+moves those of all rows into `past`. Each row has its own length and its own slot. So no step copies the
+whole cache, no variable is changed, and the same functions run in Python and in a SavedModel that
+answers several requests at a time.
 """
 
 from collections.abc import Sequence

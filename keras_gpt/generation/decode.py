@@ -1,6 +1,8 @@
 """The decode loop: prompts in, one token a row and step out."""
 
 from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
+from typing import NamedTuple
 
 from keras_gpt.generation.batch import Batch
 from keras_gpt.generation.cache import batch_bucket
@@ -8,18 +10,32 @@ from keras_gpt.generation.protocol import Decoder
 from keras_gpt.generation.rows import Row
 
 
+class Chosen(NamedTuple):
+    """One token of a row."""
+
+    token: int
+    is_stop: bool  # the row ends here, and the token does not belong to the answer
+    logprob: float | None
+    top_logprobs: dict[int, float] | None  # the most probable tokens
+
+
 def decode(
-    model: Decoder, rows: Sequence[Row], stop_token_ids: Sequence[int]
-) -> Iterator[list[int | None]]:
+    model: Decoder,
+    rows: Sequence[Row],
+    ended: AbstractSet[int] = frozenset(),
+    num_logprobs: int | None = None,
+) -> Iterator[dict[int, Chosen]]:
     """Choose token after token for every row until each has stopped.
 
     Args:
         model: gives the logits.
         rows: what to go on with; each fits the context together with its new tokens.
-        stop_token_ids: a row ends when one of these is chosen; it is not given out.
+        ended: rows that the caller wants no more of; it may grow between the steps.
+        num_logprobs: how many of the most probable tokens to give with their log-probabilities;
+            None gives none, not even of the chosen ones.
 
     Yields:
-        At each step one token for each row, or None for a row that has ended.
+        At each step the chosen token of each row that has not ended.
     """
     live = [index for index, row in enumerate(rows) if row.max_new_tokens > 0]
     if not live:
@@ -28,15 +44,17 @@ def decode(
     places = {index: index for index in live}  # where each live row stands in the batch
     step = 0
     while True:
-        live = [index for index in live if batch.tokens[places[index]] not in stop_token_ids]
-        if not live:
-            return
-        tokens: list[int | None] = [None] * len(rows)
-        for index in live:
-            tokens[index] = int(batch.tokens[places[index]])
+        chosen = _chosen(batch, [(places[i], rows[i].stop_token_ids) for i in live], num_logprobs)
+        tokens = dict(zip(live, chosen, strict=True))
         yield tokens
         step += 1
-        live = [index for index in live if step < rows[index].max_new_tokens]
+        live = [
+            index
+            for index in live
+            if not tokens[index].is_stop
+            and index not in ended
+            and step < rows[index].max_new_tokens
+        ]
         if not live:
             return
         if batch_bucket(len(live)) < batch.size:
@@ -44,3 +62,18 @@ def decode(
             batch.keep([places[index] for index in live])
             places = {index: place for place, index in enumerate(live)}
         batch.step()
+
+
+def _chosen(
+    batch: Batch, rows: list[tuple[int, tuple[int, ...]]], num_logprobs: int | None
+) -> list[Chosen]:
+    found = None if num_logprobs is None else batch.logprobs()
+    chosen = []
+    for place, stops in rows:
+        token, logprob, top = int(batch.tokens[place]), None, None
+        if found is not None:
+            logprob = float(found.chosen[place])
+            pairs = zip(found.top_ids[place], found.top[place], strict=True)
+            top = {int(each): float(value) for each, value in list(pairs)[:num_logprobs]}
+        chosen.append(Chosen(token, token in stops, logprob, top))
+    return chosen

@@ -3,9 +3,11 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from keras_gpt.generation.answers import GrowingAnswer
 from keras_gpt.generation.decode import decode
-from keras_gpt.generation.options import read_prompts, read_rows, read_stop_token_ids
+from keras_gpt.generation.options import read_num_logprobs, read_prompts, read_rows, read_stop
 from keras_gpt.generation.protocol import Decoder
+from keras_gpt.generation.rows import Row
 
 
 def generate(
@@ -13,20 +15,38 @@ def generate(
     prompt: Any,
     *,
     num_return_sequences: int = 1,
-    stop_token_ids: Sequence[int] | None = None,
+    stop: str | Sequence[str] | None = None,
+    echo: bool = True,
+    details: bool = False,
+    logprobs: int | None = None,
     **settings: Any,
 ) -> Any:
     """Continue prompts; `GPT.generate` documents the arguments, `read_rows` takes the settings."""
     prompts = read_prompts(model, prompt)
     rows = read_rows(model, prompts, num_return_sequences=num_return_sequences, **settings)
-    sequences = [list(row.prompt) for row in rows]
-    for tokens in decode(model, rows, read_stop_token_ids(model, stop_token_ids)):
-        for sequence, token in zip(sequences, tokens, strict=True):
-            if token is not None:
-                sequence.append(token)
-    answers: list[Any] = list(sequences)
-    if prompts.are_strings and model.tokenizer is not None:
-        answers = [model.tokenizer.decode(ids, skip_special=True) for ids in sequences]
+    strings = read_stop(stop, prompts.are_strings)
+    count = read_num_logprobs(logprobs, details)
+    tokenizer = model.tokenizer if prompts.are_strings else None
+    growing = [GrowingAnswer(row.prompt, tokenizer, strings) for row in rows]
+    texts: list[list[str]] = [[] for _ in rows]
+    ended: set[int] = set()
+    for tokens in decode(model, rows, ended, count):
+        for index, chosen in tokens.items():
+            texts[index].append(growing[index].push(chosen))
+            if growing[index].has_stopped:
+                ended.add(index)
+    answers: list[Any] = []
+    for row, each, pieces in zip(rows, growing, texts, strict=True):
+        text = None
+        if tokenizer is not None:
+            before = tokenizer.decode(row.prompt, skip_special=True) if echo else ""
+            text = before + "".join(pieces) + each.finish()
+        if details:
+            answers.append(each.answer(text, count is not None))
+        elif text is None:
+            answers.append([*(row.prompt if echo else ()), *each.token_ids])
+        else:
+            answers.append(text)
     if num_return_sequences > 1:
         answers = [
             answers[start : start + num_return_sequences]
@@ -39,7 +59,7 @@ def stream(
     model: Decoder,
     prompt: Any,
     *,
-    stop_token_ids: Sequence[int] | None = None,
+    stop: str | Sequence[str] | None = None,
     **settings: Any,
 ) -> Iterator[Any]:
     """Continue one prompt, giving each piece as it comes; `GPT.stream` documents the arguments."""
@@ -48,28 +68,23 @@ def stream(
         raise ValueError(
             f"prompt must be one prompt; generate takes several. Received: {len(prompts.ids)}"
         )
-    rows = read_rows(model, prompts, num_return_sequences=1, **settings)
-    stop = read_stop_token_ids(model, stop_token_ids)
+    (row,) = read_rows(model, prompts, num_return_sequences=1, **settings)
+    strings = read_stop(stop, prompts.are_strings)
     # The checks above run at the call, not at the first piece.
-    return _pieces(model, rows, stop, prompts.are_strings)
+    return _pieces(model, row, strings, prompts.are_strings)
 
 
-def _pieces(model: Decoder, rows: Any, stop: list[int], as_text: bool) -> Iterator[Any]:
-    if not as_text or model.tokenizer is None:
-        for tokens in decode(model, rows, stop):
-            yield tokens[0]
-        return
-    special = set(model.tokenizer.special_tokens.values())
-    decoder = model.tokenizer.stream_decoder()
-    # What a piece begins with may depend on what it follows (GPT-1's spaces between words).
-    for token in rows[0].prompt:
-        if token not in special:
-            decoder.push(token)
-    for tokens in decode(model, rows, stop):
-        token = tokens[0]
-        piece = "" if token is None or token in special else decoder.push(token)
+def _pieces(model: Decoder, row: Row, stop: Sequence[str], as_text: bool) -> Iterator[Any]:
+    answer = GrowingAnswer(row.prompt, model.tokenizer if as_text else None, stop)
+    ended: set[int] = set()
+    for tokens in decode(model, [row], ended):
+        piece: Any = answer.push(tokens[0])
+        if answer.has_stopped:
+            ended.add(0)
+        elif not as_text:
+            yield tokens[0].token
         if piece:
             yield piece
-    piece = decoder.finish()
+    piece = answer.finish()
     if piece:
         yield piece

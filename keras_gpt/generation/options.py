@@ -1,15 +1,15 @@
 """The arguments of `generate`: checked, and turned into rows of ids."""
 
-import secrets
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from keras_gpt.generation.processors import bias_rows
 from keras_gpt.generation.protocol import Decoder
 from keras_gpt.generation.rows import Row
-
-SEED_LIMIT = 2**31
+from keras_gpt.generation.sampling_options import SamplingOptions, check_int, is_id
+from keras_gpt.generation.steps import TOP_LOGPROBS
 
 
 class Prompts(NamedTuple):
@@ -40,7 +40,7 @@ def read_prompts(model: Decoder, prompt: Any, name: str = "prompt") -> Prompts:
             )
         one, many = array.ndim == 1, [array.tolist()] if array.ndim == 1 else array.tolist()
     elif isinstance(prompt, Sequence) and not isinstance(prompt, bytes):
-        one = bool(prompt) and all(_is_id(item) for item in prompt)
+        one = bool(prompt) and all(is_id(item) for item in prompt)
         many = [list(prompt)] if one else list(prompt)
     else:
         raise TypeError(
@@ -77,12 +77,10 @@ def read_rows(
     *,
     max_length: int | None = None,
     max_new_tokens: int | None = None,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
     num_return_sequences: int = 1,
-    seed: int | None = None,
+    stop_token_ids: Sequence[int] | None = None,
     truncate: str | None = None,
+    **settings: Any,
 ) -> list[Row]:
     """Check the settings and make one row for each sequence to return; see `generate`."""
     if max_length is not None and max_new_tokens is not None:
@@ -92,20 +90,13 @@ def read_rows(
         )
     for name, limit in (("max_length", max_length), ("max_new_tokens", max_new_tokens)):
         if limit is not None:
-            _check_int(name, limit, 1, None)
-    if not (_is_number(temperature) and 0.0 <= temperature < float("inf")):
-        raise ValueError(
-            "temperature must be 0 (the most probable token) or a positive number. Received: "
-            f"temperature={temperature!r}"
-        )
-    if top_k is not None:
-        _check_int("top_k", top_k, 1, None)
-    if top_p is not None and not (_is_number(top_p) and 0.0 < top_p <= 1.0):
-        raise ValueError(f"top_p must be above 0 and at most 1. Received: top_p={top_p!r}")
-    _check_int("num_return_sequences", num_return_sequences, 1, None)
-    if seed is None:
-        seed = secrets.randbelow(SEED_LIMIT)
-    _check_int("seed", seed, 0, SEED_LIMIT - 1)
+            check_int(name, limit, 1, None)
+    options = SamplingOptions(**settings)
+    known = model.config.vocab_size if model.tokenizer is None else model.tokenizer.vocab_size
+    bias_rows(options.logit_bias or {}, options.banned_token_ids, known)
+    _ids(options.forced_token_ids, "forced_token_ids", known)
+    check_int("num_return_sequences", num_return_sequences, 1, None)
+    stops = tuple(read_stop_token_ids(model, stop_token_ids))
     if truncate not in (None, "left"):
         raise ValueError(f"truncate must be None or 'left'. Received: truncate={truncate!r}")
 
@@ -129,11 +120,9 @@ def read_rows(
                 Row(
                     prompt=ids,
                     max_new_tokens=room if max_new_tokens is None else max_new_tokens,
-                    temperature=float(temperature),
-                    top_k=min(top_k or 0, model.config.vocab_size),
-                    top_p=1.0 if top_p is None else float(top_p),
-                    seed=seed,
+                    options=options,
                     sequence=sequence,
+                    stop_token_ids=stops,
                 )
             )
     return rows
@@ -152,6 +141,30 @@ def read_stop_token_ids(model: Decoder, stop_token_ids: Sequence[int] | None) ->
         end = None if model.tokenizer is None else model.tokenizer.end_of_text_id
         return [] if end is None else [end]
     return _ids(stop_token_ids, "stop_token_ids", model.config.vocab_size)
+
+
+def read_stop(stop: str | Sequence[str] | None, are_strings: bool) -> list[str]:
+    """Give the strings that end an answer."""
+    strings = [stop] if isinstance(stop, str) else list(stop or [])
+    if not all(isinstance(each, str) and each for each in strings):
+        raise ValueError(f"stop must be strings that are not empty. Received: stop={stop!r}")
+    if strings and not are_strings:
+        raise ValueError(
+            f"stop needs prompts that are text; for ids, take stop_token_ids. Received: stop={stop!r}"
+        )
+    return strings
+
+
+def read_num_logprobs(logprobs: int | None, details: bool) -> int | None:
+    """Give how many alternatives are wanted for each token, or None."""
+    if logprobs is not None:
+        check_int("logprobs", logprobs, 0, TOP_LOGPROBS)
+        if not details:
+            raise ValueError(
+                "logprobs are given in an Answer: pass details=True too. Received: "
+                f"logprobs={logprobs}, details={details}"
+            )
+    return logprobs
 
 
 def _fit_prompt(
@@ -177,22 +190,8 @@ def _ids(item: Any, place: str, vocab_size: int) -> list[int]:
         )
     ids = list(item)
     for token in ids:
-        if not _is_id(token) or not 0 <= token < vocab_size:
+        if not is_id(token) or not 0 <= token < vocab_size:
             raise ValueError(
                 f"{place} must hold ids from 0 to {vocab_size - 1}. Received: {place} with {token!r}"
             )
     return [int(token) for token in ids]
-
-
-def _is_id(value: Any) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
-
-
-def _check_int(name: str, value: Any, least: int, most: int | None) -> None:
-    if not _is_id(value) or value < least or (most is not None and value > most):
-        limits = f"at least {least}" if most is None else f"from {least} to {most}"
-        raise ValueError(f"{name} must be an integer, {limits}. Received: {name}={value!r}")

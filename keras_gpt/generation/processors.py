@@ -6,7 +6,7 @@ parameters, and a neutral value leaves a row as it is. They are to be applied in
 1. `add_bias`: biases and banned ids
 2. `penalize`: repetition, frequency and presence penalties
 3. `ban_repeated_ngrams`
-4. `hold_back`: the least number of new tokens
+4. `hold_back`: the least number of new tokens; then what a constraint does not allow
 5. temperature, top-k and top-p, in `sampling`
 6. `keep_min_p`
 7. `keep_typical`
@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from keras import ops
 
-from keras_gpt.generation.sampling import largest_threshold, ordered_integers
+from keras_gpt.generation.thresholds import largest_threshold, ordered_integers
 
 _INFINITY = float("inf")
 _LARGEST_FLOAT = float(np.finfo("float32").max)
@@ -68,11 +68,11 @@ def bias_rows(
             )
         row[token] = bias
     for token in banned:
-        _check_token("banned", token, vocab_size)
+        _check_token("banned_token_ids", token, vocab_size)
         row[token] = -_INFINITY
     if not np.isfinite(row).any():
         raise ValueError(
-            "logit_bias and banned must leave at least one id to choose. Received: all "
+            "logit_bias and banned_token_ids must leave at least one id to choose. Received: all "
             f"{vocab_size} ids banned"
         )
     return row
@@ -106,20 +106,18 @@ def count_tokens(token_ids: Any, lengths: Any, vocab_size: int) -> Any:
     return _count_where(token_ids, _places(token_ids) < ops.expand_dims(lengths, 1), vocab_size)
 
 
-def add_token(counts_new: Any, tokens: Any, live: Any) -> Any:
+def add_token(counts_new: Any, tokens: Any) -> Any:
     """Count one more token a row.
 
     Args:
         counts_new: (batch, vocab_size) int32, the tokens of the answer so far.
         tokens: (batch,) int32.
-        live: (batch,) bool; a row that has ended keeps its counts.
 
     Returns:
         (batch, vocab_size) int32.
     """
     is_token = _vocabulary(counts_new) == ops.expand_dims(tokens, 1)  # (batch, vocab_size)
-    counted = ops.logical_and(is_token, ops.expand_dims(live, 1))
-    return counts_new + ops.cast(counted, "int32")
+    return counts_new + ops.cast(is_token, "int32")
 
 
 def penalize(
@@ -152,7 +150,7 @@ def penalize(
     return logits - ops.cast(counts.new > 0, "float32") * ops.expand_dims(presence, 1)
 
 
-def ban_repeated_ngrams(logits: Any, history: Any, lengths: Any, sizes: Any, largest: int) -> Any:
+def ban_repeated_ngrams(logits: Any, history: Any, lengths: Any, sizes: Any) -> Any:
     """Ban each token that would complete an n-gram that its row already has.
 
     Args:
@@ -160,44 +158,43 @@ def ban_repeated_ngrams(logits: Any, history: Any, lengths: Any, sizes: Any, lar
         history: (batch, time) int32, prompt and answer, padded on the right.
         lengths: (batch,) int32, how many tokens of `history` are no padding.
         sizes: (batch,) int32, each row's n; 1 bans all earlier tokens, 0 bans nothing.
-        largest: the largest of `sizes`; the compiled program grows with it.
 
     Returns:
         (batch, vocab_size) float32.
 
     Source: arXiv:1705.04304, section 2.5; transformers' `NoRepeatNGramLogitsProcessor`.
     """
-    time = ops.shape(history)[1]
     places, lengths = _places(history), ops.expand_dims(lengths, 1)
-    sizes = ops.expand_dims(sizes, 1)
+    columns = ops.expand_dims(sizes, 1)
     # (batch, time): whether the n-gram that ends in this place is all in the row, and whether the
     # n - 1 tokens before its last one are those that the row ends with.
-    inside = ops.logical_and(places < lengths, places >= sizes - 1)
-    matches = ops.logical_and(inside, sizes > 0)
-    shifted = ops.pad(history, ((0, 0), (largest, 0)))  # (batch, largest + time)
-    for back in range(1, largest):
-        before = shifted[:, largest - back : largest - back + time]  # `back` places before each
+    inside = ops.logical_and(places < lengths, places >= columns - 1)
+    matches = ops.logical_and(inside, columns > 0)
+
+    def compare(back: Any, matches: Any) -> Any:
+        before = ops.take(history, ops.maximum(places[0] - back, 0), axis=1)  # (batch, time)
         # (batch, 1). Rows of fewer tokens have no match anyway.
         ending = ops.take_along_axis(history, ops.maximum(lengths - back, 0), axis=1)
-        matches = ops.logical_and(matches, ops.logical_or(before == ending, sizes <= back))
+        return ops.logical_and(matches, ops.logical_or(before == ending, columns <= back))
+
+    # The largest n is known only here, so that no n is compiled apart.
+    matches = ops.fori_loop(1, ops.maximum(ops.max(sizes), 1), compare, matches)
     banned = _count_where(history, matches, logits.shape[-1]) > 0
     return ops.where(banned, -_INFINITY, logits)
 
 
-def hold_back(logits: Any, stop_token_ids: Any, min_new_tokens: Any, step: Any) -> Any:
+def hold_back(logits: Any, stops: Any, min_new_tokens: Any, step: Any) -> Any:
     """Ban the stop tokens while a row has fewer new tokens than it must have.
 
     Args:
         logits: (batch, vocab_size) float32.
-        stop_token_ids: (count,) int32 for all rows, or (batch, count) with -1 where a row has fewer.
+        stops: (batch, vocab_size) bool, True at each row's stop tokens.
         min_new_tokens: (batch,) int32; 0 bans nothing.
         step: scalar or (batch,) int32, how many tokens were chosen before.
 
     Returns:
         (batch, vocab_size) float32.
     """
-    # (vocab_size,) or (batch, vocab_size).
-    stops = ops.any(ops.expand_dims(stop_token_ids, -1) == _vocabulary(logits), axis=-2)
     early = ops.expand_dims(step < min_new_tokens, 1)
     return ops.where(ops.logical_and(early, stops), -_INFINITY, logits)
 

@@ -9,6 +9,7 @@ from keras import ops
 
 from keras_gpt.generation.random import prompt_seeds
 from keras_gpt.generation.sampling import Sampling
+from keras_gpt.generation.sampling_options import SamplingOptions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,11 +18,9 @@ class Row:
 
     prompt: Sequence[int]
     max_new_tokens: int
-    temperature: float
-    top_k: int  # 0 keeps all
-    top_p: float
-    seed: int
-    sequence: int  # which of several answers to the same prompt
+    options: SamplingOptions
+    sequence: int = 0  # which of several answers to the same prompt
+    stop_token_ids: tuple[int, ...] = ()
 
 
 def padded_prompts(rows: Sequence[Row], time: int) -> np.ndarray:
@@ -35,15 +34,20 @@ def padded_prompts(rows: Sequence[Row], time: int) -> np.ndarray:
 def sampling_of(rows: Sequence[Row]) -> Sampling:
     """Give the rows' settings, and mix each prompt into its seed."""
     lengths = [len(row.prompt) for row in rows]
+    options = [row.options for row in rows]
     seeds = prompt_seeds(
-        tensor([row.seed for row in rows], "int32"),
+        tensor([each.seed for each in options], "int32"),
         tensor(padded_prompts(rows, max(lengths)), "int32"),
         tensor(lengths, "int32"),
     )
     return Sampling(
-        temperature=tensor([row.temperature for row in rows], "float32"),
-        top_k=tensor([row.top_k for row in rows], "int32"),
-        top_p=tensor([row.top_p for row in rows], "float32"),
+        temperature=tensor([each.temperature for each in options], "float32"),
+        top_k=tensor([min(each.top_k or 0, 2**31 - 1) for each in options], "int32"),
+        top_p=tensor([1.0 if each.top_p is None else each.top_p for each in options], "float32"),
+        min_p=tensor([each.min_p or 0.0 for each in options], "float32"),
+        typical_p=tensor(
+            [1.0 if each.typical_p is None else each.typical_p for each in options], "float32"
+        ),
         seed=seeds,
         sequence=tensor([row.sequence for row in rows], "int32"),
     )

@@ -4,7 +4,9 @@ from typing import Any, NamedTuple
 
 from keras import ops
 
+from keras_gpt.generation.processors import keep_min_p, keep_typical
 from keras_gpt.generation.random import row_keys, uniforms
+from keras_gpt.generation.thresholds import largest_threshold, ordered_integers
 
 
 class Sampling(NamedTuple):
@@ -13,6 +15,8 @@ class Sampling(NamedTuple):
     temperature: Any  # float32; 0 takes the most probable token
     top_k: Any  # int32; 0 keeps all
     top_p: Any  # float32; 1 keeps all
+    min_p: Any  # float32; 0 keeps all
+    typical_p: Any  # float32; 1 keeps all
     seed: Any  # int32
     sequence: Any  # int32, which of several answers to one prompt
 
@@ -21,9 +25,10 @@ def choose(logits: Any, sampling: Sampling, step: Any) -> Any:
     """Choose one token a row.
 
     First the logits are divided by the temperature, then all but the `top_k` largest are left out,
-    then all but the smallest set of the most probable ones whose probabilities sum to `top_p`, and
-    one of the rest is drawn in proportion to its probability. Tokens as probable as the last one
-    kept are kept too.
+    then all but the smallest set of the most probable ones whose probabilities sum to `top_p`, then
+    those less probable than `min_p` times the most probable, then all that are not locally typical,
+    and one of the rest is drawn in proportion to its probability. Tokens as probable as the last
+    one kept are kept too.
 
     Args:
         logits: (batch, vocab_size) float32.
@@ -43,6 +48,7 @@ def choose(logits: Any, sampling: Sampling, step: Any) -> Any:
         temperature = ops.expand_dims(ops.maximum(sampling.temperature, 1e-30), 1)
         scaled = (logits - ops.max(logits, axis=-1, keepdims=True)) / temperature
         kept = keep_probable(scaled, sampling.top_k, sampling.top_p)
+        kept = keep_typical(keep_min_p(kept, sampling.min_p), sampling.typical_p)
         # The largest of log p + Gumbel noise is a draw from p (the "Gumbel-max trick"). Improbable
         # tokens win by large noise: it comes from numbers near 0, where they lie densest.
         noise = uniforms(row_keys(sampling.seed, sampling.sequence, step), logits.shape[-1])
@@ -83,38 +89,3 @@ def keep_probable(logits: Any, top_k: Any, top_p: Any) -> Any:
     some_top_k = ops.any(ops.logical_and(top_k > 0, top_k < vocab_size))
     logits = ops.cond(some_top_k, lambda: by_count(logits), lambda: logits)
     return ops.cond(ops.any(top_p < 1.0), lambda: by_mass(logits), lambda: logits)
-
-
-def largest_threshold(keys: Any, weights: Any, wanted: Any) -> Any:
-    """Find, for each row, the largest key such that the keys from it upward weigh at least `wanted`.
-
-    Bisection over the 32 bits of an integer finds the exact key without sorting the vocabulary.
-
-    Args:
-        keys: (batch, vocab_size) int32.
-        weights: (batch, vocab_size) float32.
-        wanted: (batch,) float32.
-
-    Returns:
-        (batch, 1) int32.
-    """
-    low = ops.min(keys, axis=-1, keepdims=True)  # weighs enough, or nothing does
-    high = ops.max(keys, axis=-1, keepdims=True)
-    wanted = ops.expand_dims(wanted, 1)
-
-    def halve(_: Any, bounds: tuple[Any, Any]) -> tuple[Any, Any]:
-        low, high = bounds
-        # The upper middle of two int32 whose sum may not fit: floor mean, plus one if it was cut.
-        middle = (low & high) + ops.right_shift(low ^ high, 1) + ((low ^ high) & 1)
-        weight = ops.sum(ops.where(keys >= middle, weights, 0.0), axis=-1, keepdims=True)
-        enough = weight >= wanted
-        return ops.where(enough, middle, low), ops.where(enough, high, middle - 1)
-
-    low, _ = ops.fori_loop(0, 32, halve, (low, high))
-    return low
-
-
-def ordered_integers(values: Any) -> Any:
-    """Map float32 to int32 so that the order stays."""
-    bits = ops.view(values + 0.0, "int32")  # -0.0 + 0.0 is 0.0: the two zeros are equal
-    return ops.where(bits < 0, bits ^ 0x7FFFFFFF, bits)

@@ -7,9 +7,13 @@ from keras import ops
 
 from keras_gpt.generation.cache import fold
 from keras_gpt.generation.compiled import compiled, kept_with
+from keras_gpt.generation.control import choose_controlled
 from keras_gpt.generation.protocol import Decoder
 from keras_gpt.generation.sampling import Sampling, choose
 from keras_gpt.key_values import KeyValues
+
+# As many as OpenAI's API gives.
+TOP_LOGPROBS = 20
 
 
 class DecodeSteps:
@@ -24,6 +28,8 @@ class DecodeSteps:
         next: reads one token a row; gives the next one, its logits, and `recent` anew.
         read: reads several tokens a row; gives the logits after each row's last, and `recent` anew.
         fold: moves `recent` behind `past`.
+        choose_controlled: chooses from logits that are changed first.
+        logprobs: gives log P of chosen tokens, and the most probable ones.
         score: gives -log P of each next token.
     """
 
@@ -67,10 +73,18 @@ class DecodeSteps:
             states, recent = model.step(token_ids, lengths, slots, past, recent)
             return logits_at(states, counts - 1), recent
 
+        def logprobs(logits: Any, tokens: Any) -> tuple[Any, Any, Any]:
+            values = ops.log_softmax(logits, axis=-1)
+            chosen = ops.take_along_axis(values, ops.expand_dims(tokens, 1), axis=1)[:, 0]
+            top, top_ids = ops.top_k(values, min(TOP_LOGPROBS, known))
+            return chosen, ops.cast(top_ids, "int32"), top
+
         self.first = compiled(first, model)
         self.next = compiled(following, model)
         self.read = compiled(read, model)
         self.fold = compiled(fold, model)
+        self.choose_controlled = compiled(choose_controlled, model)
+        self.logprobs = compiled(logprobs, model)
         self.score = compiled(model.score_positions, model)
 
 

@@ -1,6 +1,6 @@
 """The methods of a GPT that take and give text."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 from keras_gpt import generation
@@ -22,8 +22,27 @@ class TextMethods:
         stop_token_ids: Sequence[int] | None = None,
         seed: int | None = None,
         truncate: str | None = None,
+        *,
+        min_p: float | None = None,
+        typical_p: float | None = None,
+        repetition_penalty: float = 1.0,
+        presence_penalty: float = 0.0,
+        frequency_penalty: float = 0.0,
+        no_repeat_ngram_size: int | None = None,
+        logit_bias: Mapping[int, float] | None = None,
+        banned_token_ids: Sequence[int] = (),
+        forced_token_ids: Sequence[int] = (),
+        min_new_tokens: int = 0,
+        stop: str | Sequence[str] | None = None,
+        echo: bool = True,
+        details: bool = False,
+        logprobs: int | None = None,
     ) -> Any:
         """Continue prompts, token by token.
+
+        What changes the logits acts in this order: `logit_bias` and `banned_token_ids`; the three
+        penalties; `no_repeat_ngram_size`; `min_new_tokens`; `temperature`; `top_k`; `top_p`;
+        `min_p`; `typical_p`. Those before the temperature count for greedy answers too.
 
         Args:
             prompt: a string or a list of ids, or a list (or an array) of either. Strings need a
@@ -41,6 +60,25 @@ class TextMethods:
                 stands beside it in the batch. None draws one.
             truncate: "left" drops the beginning of a prompt that is too long for the context; None
                 raises.
+            min_p: only tokens at least this times as probable as the most probable are drawn from.
+            typical_p: only the tokens whose information is closest to the entropy, that together
+                reach this probability, are drawn from.
+            repetition_penalty: divides the positive logits of tokens that prompt or answer have,
+                and multiplies the negative ones; 1 changes nothing.
+            presence_penalty: is taken from the logits of tokens that the answer has.
+            frequency_penalty: is taken from the logits of tokens once for each time that the
+                answer has them.
+            no_repeat_ngram_size: no so many tokens in a row come twice in prompt and answer.
+            logit_bias: what to add to the logits of ids; -inf bans one.
+            banned_token_ids: ids that are never chosen.
+            forced_token_ids: the ids that the answer begins with.
+            min_new_tokens: how many tokens an answer has before one of `stop_token_ids` may end it.
+            stop: a string or several, each of which ends an answer and is left out of it.
+            echo: whether an answer begins with its prompt.
+            details: whether to give `keras_gpt.generation.Answer` objects: text, new ids, what ended
+                them, and log-probabilities.
+            logprobs: how many of the most probable tokens `details` hold for each token, from 0
+                to 20, beside log P of the chosen one; None asks for neither.
 
         Returns:
             Prompt and continuation: a string for a string, ids for ids, a list for a list. With
@@ -52,6 +90,9 @@ class TextMethods:
 
         Example:
             >>> gpt.generate("Once upon a time", max_length=50, temperature=0.7, top_k=50, seed=0)
+
+        Sources: top-k, arXiv:1805.04833; top-p, arXiv:1904.09751; min-p, arXiv:2407.01082; typical,
+        arXiv:2202.00666; repetition penalty, arXiv:1909.05858; n-grams, arXiv:1705.04304.
         """
         return generation.generate(
             cast(Decoder, self),
@@ -65,6 +106,20 @@ class TextMethods:
             stop_token_ids=stop_token_ids,
             seed=seed,
             truncate=truncate,
+            min_p=min_p,
+            typical_p=typical_p,
+            repetition_penalty=repetition_penalty,
+            presence_penalty=presence_penalty,
+            frequency_penalty=frequency_penalty,
+            no_repeat_ngram_size=no_repeat_ngram_size,
+            logit_bias=logit_bias,
+            banned_token_ids=banned_token_ids,
+            forced_token_ids=forced_token_ids,
+            min_new_tokens=min_new_tokens,
+            stop=stop,
+            echo=echo,
+            details=details,
+            logprobs=logprobs,
         )
 
     def stream(self, prompt: Any, **settings: Any) -> Iterator[Any]:
@@ -72,7 +127,8 @@ class TextMethods:
 
         Args:
             prompt: a string, or a list of ids.
-            **settings: those of `generate`, without `num_return_sequences`.
+            **settings: those of `generate`, without `num_return_sequences`, `echo`, `details` and
+                `logprobs`.
 
         Returns:
             An iterator over pieces of the continuation: text for a string (never half a

@@ -107,6 +107,11 @@ SIZES = [0, 1, 2, 3, 4, 4, 3, 2, 1, 2]
 COUNT = len(HISTORIES)
 
 
+def marked(rows, vocab=VOCAB):
+    """Give (batch, vocab_size) bool, True at the ids of each row."""
+    return tensor([np.isin(np.arange(vocab), row) for row in rows], "bool")
+
+
 def cases():
     """Each function with a batch of rows that differ, and with a batch that it must not change."""
     logits = tensor(random_logits(COUNT), "float32")
@@ -120,7 +125,7 @@ def cases():
     bias[4, 1:] = -INFINITY
     spread = np.linspace(0, 1, COUNT)
     zeros, ones = floats(*[0] * COUNT), floats(*[1] * COUNT)
-    stops = [[7, 9], [7, -1], [-1, -1], [9, 9], [39, 0]] * 2
+    stops = [[7, 9], [7], [], [9, 9], [39, 0]] * 2
     least = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
     return {
         "add_bias": (
@@ -134,22 +139,22 @@ def cases():
             [logits, counts, ones, zeros, zeros],
         ),
         "ban_repeated_ngrams": (
-            lambda *args: ban_repeated_ngrams(*args, largest=4),
+            ban_repeated_ngrams,
             [logits, history, lengths, ints(*SIZES)],
             [logits, history, lengths, ints(*[0] * COUNT)],
         ),
         "hold_back": (
             lambda *args: hold_back(*args, 4),
-            [logits, tensor(stops, "int32"), ints(*least)],
-            [logits, tensor(stops, "int32"), ints(*[0] * COUNT)],
+            [logits, marked(stops), ints(*least)],
+            [logits, marked(stops), ints(*[0] * COUNT)],
         ),
         "keep_min_p": (keep_min_p, [logits, floats(*spread)], [logits, zeros]),
         "keep_typical": (keep_typical, [logits, floats(*spread * 1.1 + 0.01)], [logits, ones]),
         "count_tokens": (lambda *args: count_tokens(*args, VOCAB), [history, lengths], None),
         "add_token": (
             add_token,
-            [counts.new, ints(*range(COUNT)), tensor(np.arange(COUNT) % 3 > 0, "bool")],
-            [counts.new, ints(*range(COUNT)), tensor([False] * COUNT, "bool")],
+            [counts.new, ints(*range(COUNT))],
+            [counts.new, ints(*[VOCAB] * COUNT)],
         ),
     }
 
@@ -232,8 +237,8 @@ def test_a_bias_of_minus_infinity_for_all_others_forces_a_token():
         ({3: -1e39}, [], r"that fits float32, or -inf. Received: logit_bias with 3: -1e\+39"),
         ({3: "1"}, [], "number that fits float32, or -inf. Received: logit_bias with 3: '1'"),
         ({3: True}, [], "number that fits float32, or -inf. Received: logit_bias with 3: True"),
-        ({}, [2, 10], "banned must hold ids from 0 to 9. Received: banned with 10"),
-        ({}, [2.0], "banned must hold ids from 0 to 9. Received: banned with 2.0"),
+        ({}, [2, 10], "banned_token_ids must hold ids from 0 to 9. Received: banned with 10"),
+        ({}, [2.0], "banned_token_ids must hold ids from 0 to 9. Received: banned with 2.0"),
         ({0: -np.inf}, range(1, 10), "must leave at least one id to choose. Received: all 10"),
     ],
 )
@@ -256,18 +261,14 @@ def test_counts_are_bincount(rows, padding):
 
 
 def test_tokens_added_one_by_one_are_counted():
-    rows = [[1, 2, 1, 0], [4, 4, 4, 4], [0, 3]]
+    rows = [[1, 2, 1, 0], [4, 4, 4, 4], [0, 3, 3, 2]]
     counts = count_tokens(*padded([[], [], []]), 5)
     for step in range(4):
-        tokens = [row[step] if step < len(row) else 2 for row in rows]
-        live = [step < len(row) for row in rows]
-        counts = add_token(counts, ints(*tokens), tensor(live, "bool"))
+        counts = add_token(counts, ints(*[row[step] for row in rows]))
     assert np.asarray(counts).dtype == "int32"
     np.testing.assert_array_equal(counts, [bincount(row, 5) for row in rows])
     # An id outside the vocabulary is none of the counted ones.
-    np.testing.assert_array_equal(
-        add_token(counts, ints(5, 6, 99), tensor([True] * 3, "bool")), counts
-    )
+    np.testing.assert_array_equal(add_token(counts, ints(5, 6, 99)), counts)
 
 
 @given(
@@ -304,13 +305,10 @@ def test_penalties_leave_a_ban():
 def test_ngrams_of_each_row():
     history, lengths = padded(HISTORIES)
     logits = random_logits(COUNT)
-    for largest in (4, 6):  # a larger bound bans nothing more
-        got = np.asarray(
-            ban_repeated_ngrams(floats(*logits), history, lengths, ints(*SIZES), largest)
-        )
-        banned = [set(np.isneginf(row).nonzero()[0].tolist()) for row in got]
-        assert banned == [set(), {5, 6, 7, 8}, {8}, {8}, {8}, {1}, set(), set(), set(), {39, 3}]
-        np.testing.assert_array_equal(np.where(np.isneginf(got), logits, got), logits)
+    got = np.asarray(ban_repeated_ngrams(floats(*logits), history, lengths, ints(*SIZES)))
+    banned = [set(np.isneginf(row).nonzero()[0].tolist()) for row in got]
+    assert banned == [set(), {5, 6, 7, 8}, {8}, {8}, {8}, {1}, set(), set(), set(), {39, 3}]
+    np.testing.assert_array_equal(np.where(np.isneginf(got), logits, got), logits)
 
 
 @given(rows_of_ids, st.lists(st.integers(0, 5), min_size=3, max_size=3), st.integers(0, 3))
@@ -319,7 +317,7 @@ def test_ngrams_are_those_of_a_search(rows, sizes, padding):
     sizes = sizes[: len(rows)]
     # 6 is outside the vocabulary: it stands in n-grams, and there is no logit to ban.
     logits = tensor(random_logits(len(rows), 6), "float32")
-    got = np.asarray(ban_repeated_ngrams(logits, history, lengths, ints(*sizes), max(sizes)))
+    got = np.asarray(ban_repeated_ngrams(logits, history, lengths, ints(*sizes)))
     for row, size, logits_of_row in zip(rows, sizes, got, strict=True):
         banned = set(np.isneginf(logits_of_row).nonzero()[0].tolist())
         assert banned == banned_by_ngrams(row, size) - {6}
@@ -327,7 +325,7 @@ def test_ngrams_are_those_of_a_search(rows, sizes, padding):
 
 def test_all_tokens_but_one_may_be_banned():
     history, lengths = padded([[0, 1, 2, 4]])
-    got = np.asarray(ban_repeated_ngrams(floats([1.0] * 5), history, lengths, ints(1), 1))
+    got = np.asarray(ban_repeated_ngrams(floats([1.0] * 5), history, lengths, ints(1)))
     assert got.tolist() == [[-np.inf, -np.inf, -np.inf, 1.0, -np.inf]]
 
 
@@ -337,14 +335,14 @@ def test_all_tokens_but_one_may_be_banned():
 def test_stop_tokens_are_held_back_until_a_row_is_long_enough():
     logits = floats(*random_logits(3, 6))
     for step, early in ((0, [True, True, False]), (1, [False, True, False]), (3, [False] * 3)):
-        for stops in (ints(1, 4), ints([1, 4], [4, 1], [1, 4])):
-            for steps in (step, ints(step), ints(step, step, step)):
-                got = np.asarray(hold_back(logits, stops, ints(1, 3, 0), steps))
-                banned = np.outer(early, np.isin(np.arange(6), [1, 4]))
-                np.testing.assert_array_equal(got, np.where(banned, -INFINITY, logits))
-    own = np.asarray(hold_back(logits, ints([0, -1], [2, 3], [5, 5]), ints(9, 9, 9), ints(0, 8, 9)))
+        for steps in (step, ints(step), ints(step, step, step)):
+            stops = marked([[1, 4]] * 3, 6)
+            got = np.asarray(hold_back(logits, stops, ints(1, 3, 0), steps))
+            banned = np.outer(early, np.isin(np.arange(6), [1, 4]))
+            np.testing.assert_array_equal(got, np.where(banned, -INFINITY, logits))
+    stops = marked([[0], [2, 3], [5]], 6)
+    own = np.asarray(hold_back(logits, stops, ints(9, 9, 9), ints(0, 8, 9)))
     assert [np.isneginf(row).nonzero()[0].tolist() for row in own] == [[0], [2, 3], []]
-    np.testing.assert_array_equal(hold_back(logits, ints(), ints(1, 1, 1), 0), logits)
 
 
 # Min-p and typical.
@@ -458,7 +456,7 @@ def test_ngrams_are_transformers(peer, histories):
     logits = random_logits(count, seed=7)
     sizes = np.arange(count) % 5 + 1
     history, lengths = padded(histories)
-    got = np.asarray(ban_repeated_ngrams(floats(*logits), history, lengths, ints(*sizes), 5))
+    got = np.asarray(ban_repeated_ngrams(floats(*logits), history, lengths, ints(*sizes)))
     assert set(sizes[np.isneginf(got).any(axis=1)]) == {1, 2, 3, 4, 5}
     for index, row in enumerate(histories):
         want = peer("NoRepeatNGramLogitsProcessor", row, logits[index], int(sizes[index]))
@@ -477,7 +475,7 @@ def test_min_new_tokens_is_transformers(peer):
     logits = random_logits(4, seed=9)
     least = [0, 1, 2, 5]
     for step in range(6):
-        got = np.asarray(hold_back(floats(*logits), ints(7, 11), ints(*least), step))
+        got = np.asarray(hold_back(floats(*logits), marked([[7, 11]] * 4), ints(*least), step))
         for index, minimum in enumerate(least):
             name, ids = "MinNewTokensLengthLogitsProcessor", [1] * (3 + step)
             want = peer(name, ids, logits[index], 3, minimum, [7, 11])

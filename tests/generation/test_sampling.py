@@ -20,6 +20,8 @@ def settings_of(count, temperature=1.0, top_k=0, top_p=1.0, seeds=None, sequence
         vector(temperature, "float32"),
         vector(top_k, "int32"),
         vector(top_p, "float32"),
+        vector(0.0, "float32"),
+        vector(1.0, "float32"),
         vector(np.arange(count) if seeds is None else seeds, "int32"),
         vector(sequence, "int32"),
     )
@@ -126,6 +128,8 @@ def test_each_row_has_its_own_settings():
                 ([0.0, 1.0, 1.0, 2.0], "float32"),
                 ([0, 1, 0, 4], "int32"),
                 ([1.0, 1.0, 0.9, 1.0], "float32"),
+                ([0.0, 0.0, 0.1, 0.2], "float32"),
+                ([1.0, 0.5, 1.0, 0.9], "float32"),
                 ([9, 9, 9, 9], "int32"),
                 ([0, 0, 0, 1], "int32"),
             )

@@ -5,8 +5,8 @@ from attention_reference import randomize, reference
 from gpt_cases import make_gpt
 
 from keras_gpt import GPTConfig
-from keras_gpt.layers import CausalSelfAttention, attention_mask, rotary_tables, rotate
 from keras_gpt.key_values import KeyValues
+from keras_gpt.layers import CausalSelfAttention, attention_mask, rotary_tables, rotate
 
 BATCH, TIME, DIM, HEADS = 2, 6, 16, 4
 

@@ -1,0 +1,93 @@
+"""Answers as they grow: tokens, their text, and what ended them."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from keras_gpt.generation.decode import Chosen
+from keras_gpt.generation.stopping import StopStrings
+
+if TYPE_CHECKING:
+    from keras_gpt.tokenizers import Tokenizer
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Answer:
+    """One answer, with what is known about it.
+
+    Args:
+        token_ids: the new tokens, those of a stop string included, without a stop token.
+        text: their text up to a stop string (after the prompt's where `echo` asks for it); None
+            where ids were given.
+        finish_reason: "stop" for a stop token or a stop string, "length" for the most new tokens.
+        logprobs: log P of each new token, as the model itself has it; None unless asked for.
+        top_logprobs: for each new token the most probable ones; None unless asked for.
+    """
+
+    token_ids: list[int]
+    text: str | None
+    finish_reason: str
+    logprobs: list[float] | None
+    top_logprobs: list[dict[int, float]] | None
+
+
+class GrowingAnswer:
+    """An answer that takes one token after the other.
+
+    Args:
+        prompt: the ids of the prompt.
+        tokenizer: turns tokens into text; None where ids are wanted.
+        stop: strings that end the answer.
+
+    Attributes:
+        token_ids: the new tokens so far.
+        has_stopped: whether a stop token or string ended it.
+    """
+
+    def __init__(
+        self, prompt: Sequence[int], tokenizer: "Tokenizer | None", stop: Sequence[str]
+    ) -> None:
+        self.token_ids: list[int] = []
+        self.has_stopped = False
+        self._logprobs: list[float] = []
+        self._top: list[dict[int, float]] = []
+        self._decoder = None
+        if tokenizer is not None:
+            self._special = set(tokenizer.special_tokens.values())
+            self._decoder = tokenizer.stream_decoder()
+            # What a piece begins with may depend on what it follows (GPT-1's spaces between words).
+            for token in prompt:
+                if token not in self._special:
+                    self._decoder.push(token)
+        self._stop = StopStrings(stop)
+
+    def push(self, chosen: Chosen) -> str:
+        """Take a token, and give the text that is sure to belong to the answer."""
+        if chosen.is_stop:
+            self.has_stopped = True
+            return ""
+        self.token_ids.append(chosen.token)
+        if chosen.logprob is not None and chosen.top_logprobs is not None:
+            self._logprobs.append(chosen.logprob)
+            self._top.append(chosen.top_logprobs)
+        if self._decoder is None or chosen.token in self._special:
+            return ""
+        piece = self._stop.push(self._decoder.push(chosen.token))
+        self.has_stopped = self._stop.found
+        return piece
+
+    def finish(self) -> str:
+        """Give the text that was held back: no more tokens come."""
+        if self._decoder is None or self._stop.found:
+            return ""
+        return self._stop.push(self._decoder.finish()) + self._stop.finish()
+
+    def answer(self, text: str | None, with_logprobs: bool) -> Answer:
+        """Give what there is."""
+        return Answer(
+            token_ids=self.token_ids,
+            text=text,
+            finish_reason="stop" if self.has_stopped else "length",
+            logprobs=self._logprobs if with_logprobs else None,
+            top_logprobs=self._top if with_logprobs else None,
+        )

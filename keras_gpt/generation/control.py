@@ -1,0 +1,112 @@
+"""What changes the logits of rows that ask for it: their settings, what they have seen, the choice."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from keras import ops
+
+from keras_gpt.generation.processors import (
+    TokenCounts,
+    add_bias,
+    add_token,
+    ban_repeated_ngrams,
+    bias_rows,
+    count_tokens,
+    hold_back,
+    penalize,
+)
+from keras_gpt.generation.rows import Row, padded_prompts, tensor
+from keras_gpt.generation.sampling import Sampling, choose
+
+
+class Control(NamedTuple):
+    """The settings of every row."""
+
+    bias: Any  # (batch, vocab_size) float32
+    repetition: Any  # (batch,) float32
+    presence: Any  # (batch,) float32
+    frequency: Any  # (batch,) float32
+    ngram_size: Any  # (batch,) int32
+    min_new_tokens: Any  # (batch,) int32
+    stops: Any  # (batch, vocab_size) bool
+
+
+class Seen(NamedTuple):
+    """The tokens of every row so far."""
+
+    prompt_counts: Any  # (batch, vocab_size) int32
+    new_counts: Any  # (batch, vocab_size) int32
+    history: Any  # (batch, context) int32
+    lengths: Any  # (batch,) int32
+
+
+def controls_of(rows: Sequence[Row], vocab_size: int) -> Control:
+    """Give the rows' settings as tensors."""
+    stops = np.zeros((len(rows), vocab_size), "bool")
+    for index, row in enumerate(rows):
+        stops[index, [token for token in row.stop_token_ids if token < vocab_size]] = True
+    options = [row.options for row in rows]
+    return Control(
+        bias=tensor(
+            [
+                bias_rows(each.logit_bias or {}, each.banned_token_ids, vocab_size)
+                for each in options
+            ],
+            "float32",
+        ),
+        repetition=tensor([each.repetition_penalty for each in options], "float32"),
+        presence=tensor([each.presence_penalty for each in options], "float32"),
+        frequency=tensor([each.frequency_penalty for each in options], "float32"),
+        ngram_size=tensor([each.no_repeat_ngram_size or 0 for each in options], "int32"),
+        min_new_tokens=tensor([each.min_new_tokens for each in options], "int32"),
+        stops=tensor(stops, "bool"),
+    )
+
+
+def seen_of(rows: Sequence[Row], vocab_size: int, context_length: int) -> Seen:
+    """Give what the rows have seen before their first new token: their prompts."""
+    history = tensor(padded_prompts(rows, context_length), "int32")
+    lengths = tensor([len(row.prompt) for row in rows], "int32")
+    counts = count_tokens(history, lengths, vocab_size)
+    return Seen(counts, ops.zeros_like(counts), history, lengths)
+
+
+def choose_controlled(
+    logits: Any,
+    sampling: Sampling,
+    step: Any,
+    control: Control,
+    seen: Seen,
+    allowed: Any,
+    forced: Any,
+) -> tuple[Any, Seen]:
+    """Choose one token a row from logits that are changed first, in the order of `processors`.
+
+    Args:
+        logits: (batch, vocab_size) float32.
+        sampling: every row's cut-offs.
+        step: (batch,) int32, how many tokens were chosen before.
+        control: every row's other settings.
+        seen: the tokens of every row so far.
+        allowed: (batch or 1, vocab_size) bool, what a constraint leaves.
+        forced: (batch,) int32, the token that is taken whatever the logits; -1 forces none.
+
+    Returns:
+        (batch,) int32 tokens, and `seen` with them.
+    """
+    logits = add_bias(logits, control.bias)
+    counts = TokenCounts(seen.prompt_counts, seen.new_counts)
+    logits = penalize(logits, counts, control.repetition, control.presence, control.frequency)
+    logits = ban_repeated_ngrams(logits, seen.history, seen.lengths, control.ngram_size)
+    logits = hold_back(logits, control.stops, control.min_new_tokens, step)
+    logits = ops.where(allowed, logits, -float("inf"))
+    tokens = ops.where(forced >= 0, forced, choose(logits, sampling, step))
+    places = ops.expand_dims(ops.arange(ops.shape(seen.history)[1], dtype="int32"), 0)
+    here = places == ops.expand_dims(seen.lengths, 1)
+    return tokens, Seen(
+        seen.prompt_counts,
+        add_token(seen.new_counts, tokens),
+        ops.where(here, ops.expand_dims(tokens, 1), seen.history),
+        seen.lengths + 1,
+    )
