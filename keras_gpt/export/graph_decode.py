@@ -65,7 +65,8 @@ def decode_in_graph(
     token_ids = tf.pad(token_ids, [[0, 0], [0, tf.maximum(time - tf.shape(token_ids)[1], 0)]])
     token_ids = token_ids[:, :time]
     sampling = sampling._replace(seed=prompt_seeds(sampling.seed, token_ids, lengths))
-    tokens, _, past = steps.first(token_ids, lengths, sampling)
+    logits, past = steps.first(token_ids, lengths)
+    tokens = steps.choose(logits, sampling, tf.zeros_like(lengths))
     stops = tf.constant(stop_token_ids, tf.int32)
 
     def not_stopped(tokens: Any) -> Any:

@@ -13,11 +13,19 @@ from keras_gpt.generation.cache import (
     grow_cache,
     length_bucket,
 )
-from keras_gpt.generation.control import Control, controls_of, seen_of
+from keras_gpt.generation.control import Control, Seen, controls_of, seen_of
 from keras_gpt.generation.protocol import Decoder
 from keras_gpt.generation.rows import Row, padded_prompts, sampling_of, tensor
 from keras_gpt.generation.sampling import Sampling
 from keras_gpt.generation.steps import decode_steps
+from keras_gpt.key_values import KeyValues
+
+
+class ReadPrompts(NamedTuple):
+    """What reading prompts gives: for each row the logits of the next token, and the past."""
+
+    logits: Any  # (size, vocab_size) float32
+    past: Sequence[KeyValues]
 
 
 class Logprobs(NamedTuple):
@@ -33,44 +41,45 @@ class Batch:
 
     Args:
         model: gives the logits.
-        rows: what to go on with; their prompts are read at once.
+        rows: what to go on with.
+        read: what reading their prompts gave, for all of them and for those that fill the batch up.
 
     Attributes:
         tokens: (size,) int32, each row's last chosen token.
         steps: (size,) int32, how many tokens of each row were chosen before `tokens`.
     """
 
-    def __init__(self, model: Decoder, rows: Sequence[Row]) -> None:
+    def __init__(self, model: Decoder, rows: Sequence[Row], read: ReadPrompts) -> None:
         self._model = model
         self._steps = decode_steps(model)
-        context = model.config.context_length
-        # Rows beyond the real ones copy the first; nobody looks at what comes of them.
-        self._rows = [*rows, *[rows[0]] * (batch_bucket(len(rows)) - len(rows))]
+        self._rows = filled_up(rows)
         self._lengths = np.array([len(row.prompt) for row in self._rows], "int32")
         self._slots = np.zeros_like(self._lengths)
         self.steps = np.zeros_like(self._lengths)
         self._sampling = sampling_of(self._rows)
         self._control: Control | None = None
+        self._seen: Seen  # where there is control
         if any(row.options.is_controlled for row in self._rows):
-            known = self._steps.known
-            self._control = controls_of(self._rows, known)
-            self._seen = seen_of(self._rows, known, context)
-        time = length_bucket(int(self._lengths.max()), context)
-        chosen, self._logits, self._past = self._steps.first(
-            tensor(padded_prompts(self._rows, time), "int32"),
-            tensor(self._lengths, "int32"),
-            self._plain_sampling(),
-        )
+            self._be_controlled()
+        self._logits, self._past = read.logits, list(read.past)
         self._recent = empty_recent(self._past)
-        self.tokens = self._choose(chosen)
+        self.tokens = self._choose(None)
 
     @property
     def size(self) -> int:
         """How many rows are computed, those that nobody looks at included."""
         return len(self._rows)
 
-    def step(self) -> None:
-        """Read each row's last token and choose the next."""
+    def step(self, live: Sequence[int]) -> None:
+        """Read each row's last token and choose the next.
+
+        Args:
+            live: the places of the rows that somebody looks at; the others stay short.
+        """
+        others = np.ones(self.size, "bool")
+        others[list(live)] = False
+        self._lengths = np.where(others, 0, self._lengths).astype("int32")
+        self._slots = np.where(others, 0, self._slots).astype("int32")
         if self._slots.max() == RECENT_SLOTS:
             self._fold()
         self.steps = self.steps + 1
@@ -110,6 +119,39 @@ class Batch:
         self.tokens, self.steps = self.tokens[index], self.steps[index]
         self._lengths, self._slots = self._lengths[index], self._slots[index]
 
+    def join(self, places: Sequence[int], other: "Batch") -> None:
+        """Go on with the rows at these places, and with all of another batch behind them."""
+        length = max(ops.shape(each._past[0].keys)[2] for each in (self, other))
+        if self._control is not None or other._control is not None:
+            for each in (self, other):
+                if each._control is None:
+                    each._be_controlled()
+
+        def both(mine: Any, others: Any) -> Any:
+            pairs = zip(mine, others, strict=True)
+            return type(mine)(*[ops.concatenate(pair, axis=0) for pair in pairs])
+
+        def both_layers(mine: list[KeyValues], others: list[KeyValues]) -> list[KeyValues]:
+            return [both(*pair) for pair in zip(mine, others, strict=True)]
+
+        pasts = [grow_cache(each._past, length) for each in (self, other)]
+        self._past = both_layers(*pasts)
+        self._recent = both_layers(self._recent, other._recent)
+        self._sampling = both(self._sampling, other._sampling)
+        if self._control is not None:
+            self._control = both(self._control, other._control)
+            self._seen = both(self._seen, other._seen)
+        size = self.size
+        self._logits = ops.concatenate([self._logits, other._logits], axis=0)
+        self._rows = [*self._rows, *other._rows]
+        for name in ("tokens", "steps", "_lengths", "_slots"):
+            setattr(self, name, np.concatenate([getattr(self, name), getattr(other, name)]))
+        self.keep([*places, *[size + place for place in range(other.size)]])
+
+    def _be_controlled(self) -> None:
+        self._control = controls_of(self._rows, self._steps.known)
+        self._seen = seen_of(self._rows, self._steps.known, self._model.config.context_length)
+
     def _plain_sampling(self) -> Sampling:
         """Give what the compiled step chooses by: nothing costly where the choice is made apart."""
         if self._control is None:
@@ -117,17 +159,20 @@ class Batch:
         return self._sampling._replace(temperature=ops.zeros_like(self._sampling.temperature))
 
     def _choose(self, chosen: Any) -> np.ndarray:
-        """Take what the step chose, or choose where rows change their logits."""
+        """Take what the step chose, or choose where there is nothing or rows change their logits."""
+        steps = tensor(self.steps, "int32")
         if self._control is not None:
             chosen, self._seen = self._steps.choose_controlled(
                 self._logits,
                 self._sampling,
-                tensor(self.steps, "int32"),
+                steps,
                 self._control,
                 self._seen,
                 tensor(np.ones((1, self._steps.known)), "bool"),
                 tensor(self._forced(), "int32"),
             )
+        elif chosen is None:
+            chosen = self._steps.choose(self._logits, self._sampling, steps)
         return np.asarray(ops.convert_to_numpy(chosen))
 
     def _forced(self) -> list[int]:
@@ -146,3 +191,20 @@ class Batch:
             self._past = grow_cache(self._past, needed)
         self._past = self._steps.fold(self._past, self._recent, tensor(self._lengths, "int32"))
         self._lengths, self._slots = lengths, np.zeros_like(self._slots)
+
+
+def read_prompts(model: Decoder, rows: Sequence[Row]) -> ReadPrompts:
+    """Read the prompts of all rows at once."""
+    rows = filled_up(rows)
+    lengths = [len(row.prompt) for row in rows]
+    time = length_bucket(max(lengths), model.config.context_length)
+    return ReadPrompts(
+        *decode_steps(model).first(
+            tensor(padded_prompts(rows, time), "int32"), tensor(lengths, "int32")
+        )
+    )
+
+
+def filled_up(rows: Sequence[Row]) -> list[Row]:
+    """Fill rows up to a batch bucket with copies of the first; nobody looks at what comes of them."""
+    return [*rows, *[rows[0]] * (batch_bucket(len(rows)) - len(rows))]

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from typing import NamedTuple
 
-from keras_gpt.generation.batch import Batch
+from keras_gpt.generation.batch import Batch, read_prompts
 from keras_gpt.generation.cache import batch_bucket
 from keras_gpt.generation.protocol import Decoder
 from keras_gpt.generation.rows import Row
@@ -40,11 +40,12 @@ def decode(
     live = [index for index, row in enumerate(rows) if row.max_new_tokens > 0]
     if not live:
         return
-    batch = Batch(model, rows)
+    batch = Batch(model, rows, read_prompts(model, rows))
     places = {index: index for index in live}  # where each live row stands in the batch
     step = 0
     while True:
-        chosen = _chosen(batch, [(places[i], rows[i].stop_token_ids) for i in live], num_logprobs)
+        wanted = [(places[index], rows[index].stop_token_ids) for index in live]
+        chosen = chosen_tokens(batch, wanted, num_logprobs)
         tokens = dict(zip(live, chosen, strict=True))
         yield tokens
         step += 1
@@ -61,12 +62,19 @@ def decode(
             # Rows that have ended are computed no more.
             batch.keep([places[index] for index in live])
             places = {index: place for place, index in enumerate(live)}
-        batch.step()
+        batch.step([places[index] for index in live])
 
 
-def _chosen(
-    batch: Batch, rows: list[tuple[int, tuple[int, ...]]], num_logprobs: int | None
+def chosen_tokens(
+    batch: Batch, rows: Sequence[tuple[int, tuple[int, ...]]], num_logprobs: int | None
 ) -> list[Chosen]:
+    """Give the last token of rows of a batch.
+
+    Args:
+        batch: has just chosen.
+        rows: the place of each row in the batch, and its stop tokens.
+        num_logprobs: as for `decode`.
+    """
     found = None if num_logprobs is None else batch.logprobs()
     chosen = []
     for place, stops in rows:

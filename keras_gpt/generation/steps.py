@@ -19,12 +19,13 @@ TOP_LOGPROBS = 20
 class DecodeSteps:
     """The compiled functions of one model, each compiled once for each shape.
 
-    Python's `generate` and the exported SavedModel run the same `first`, `next` and `fold`. A
+    Python's `generate` and the exported SavedModel run the same functions. A
     vocabulary may be larger than the tokenizer's (padded to a round number): what stands for no
     text is not chosen.
 
     Attributes:
-        first: reads prompts; gives one chosen token a row, the logits it was chosen from, the past.
+        first: reads prompts; gives the logits after each row's last token, and the past.
+        choose: chooses one token a row from logits.
         next: reads one token a row; gives the next one, its logits, and `recent` anew.
         read: reads several tokens a row; gives the logits after each row's last, and `recent` anew.
         fold: moves `recent` behind `past`.
@@ -42,12 +43,9 @@ class DecodeSteps:
             last = ops.take_along_axis(states, places, axis=1)  # (batch, 1, embedding_dim)
             return model.next_logits(last[:, 0, :])[:, :known]
 
-        def first(
-            token_ids: Any, lengths: Any, sampling: Sampling
-        ) -> tuple[Any, Any, list[KeyValues]]:
+        def first(token_ids: Any, lengths: Any) -> tuple[Any, list[KeyValues]]:
             states, cache = model.prefill(token_ids, lengths)
-            logits = logits_at(states, lengths - 1)
-            return choose(logits, sampling, ops.zeros_like(lengths)), logits, cache
+            return logits_at(states, lengths - 1), cache
 
         def following(
             tokens: Any,
@@ -83,6 +81,7 @@ class DecodeSteps:
         self.next = compiled(following, model)
         self.read = compiled(read, model)
         self.fold = compiled(fold, model)
+        self.choose = compiled(choose, model)
         self.choose_controlled = compiled(choose_controlled, model)
         self.logprobs = compiled(logprobs, model)
         self.score = compiled(model.score_positions, model)

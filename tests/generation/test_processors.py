@@ -237,8 +237,16 @@ def test_a_bias_of_minus_infinity_for_all_others_forces_a_token():
         ({3: -1e39}, [], r"that fits float32, or -inf. Received: logit_bias with 3: -1e\+39"),
         ({3: "1"}, [], "number that fits float32, or -inf. Received: logit_bias with 3: '1'"),
         ({3: True}, [], "number that fits float32, or -inf. Received: logit_bias with 3: True"),
-        ({}, [2, 10], "banned_token_ids must hold ids from 0 to 9. Received: banned_token_ids with 10"),
-        ({}, [2.0], "banned_token_ids must hold ids from 0 to 9. Received: banned_token_ids with 2.0"),
+        (
+            {},
+            [2, 10],
+            "banned_token_ids must hold ids from 0 to 9. Received: banned_token_ids with 10",
+        ),
+        (
+            {},
+            [2.0],
+            "banned_token_ids must hold ids from 0 to 9. Received: banned_token_ids with 2.0",
+        ),
         ({0: -np.inf}, range(1, 10), "must leave at least one id to choose. Received: all 10"),
     ],
 )

@@ -1,0 +1,245 @@
+"""Continuous batching: requests join and leave a batch between its steps."""
+
+import threading
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any
+
+from keras_gpt.generation.answers import GrowingAnswer
+from keras_gpt.generation.batch import Batch
+from keras_gpt.generation.cache import batch_bucket
+from keras_gpt.generation.decode import chosen_tokens
+from keras_gpt.generation.options import read_num_logprobs, read_prompts, read_rows, read_stop
+from keras_gpt.generation.prompt_reader import Beginnings, PromptReader
+from keras_gpt.generation.protocol import Decoder
+from keras_gpt.generation.requests import Asked, FairQueue, Request
+from keras_gpt.generation.sampling_options import check_int, is_number
+
+
+class Engine:
+    """Answers many requests at a time with one model, in a thread of its own.
+
+    Between two steps of the batch requests leave it, one that waits may join it, and one chunk of a
+    long prompt is read, so that nobody waits for somebody else's prompt or answer. What prompts
+    begin with in common is read once. An answer is the one that the request would get alone.
+
+    Args:
+        model: a `GPT`. Its weights must not change while the engine runs.
+        max_batch: the most requests that are answered at a time.
+        max_waiting: the most requests that wait; `submit` refuses more.
+        chunk: the most tokens of a prompt that are read between two steps.
+        shared_bytes: how much memory prompts that others may begin with take up.
+
+    Raises:
+        ValueError: an argument is out of range.
+
+    Example:
+        >>> with Engine(gpt, max_batch=8) as engine:
+        ...     requests = [engine.submit(prompt, max_new_tokens=50) for prompt in prompts]
+        ...     answers = [request.result().text for request in requests]
+
+    Source: "Orca", OSDI 2022 (batches that change between steps); chunks of prompts,
+    arXiv:2308.16369.
+    """
+
+    def __init__(
+        self,
+        model: Decoder,
+        max_batch: int = 8,
+        max_waiting: int = 256,
+        chunk: int = 128,
+        shared_bytes: int = 256 * 1024 * 1024,
+    ) -> None:
+        check_int("max_batch", max_batch, 1, None)
+        check_int("max_waiting", max_waiting, 1, None)
+        check_int("chunk", chunk, 1, None)
+        check_int("shared_bytes", shared_bytes, 0, None)
+        self._model = model
+        self._max_batch = max_batch
+        self._chunk = min(chunk, model.config.context_length)
+        self._beginnings = Beginnings(shared_bytes)
+        self._waiting = FairQueue(max_waiting)
+        self._changed = threading.Condition()  # guards `_waiting` and `_closed`
+        self._closed = False
+        self._reading: tuple[Request, PromptReader] | None = None
+        self._running: list[Request] = []
+        self._places: list[int] = []  # where each running request stands in the batch
+        self._batch: Batch | None = None
+        self._thread = threading.Thread(target=self._run, name="keras_gpt.Engine", daemon=True)
+        self._thread.start()
+
+    def submit(
+        self,
+        prompt: Any,
+        *,
+        client: str = "",
+        deadline: float | None = None,
+        stop: str | Sequence[str] | None = None,
+        logprobs: int | None = None,
+        **settings: Any,
+    ) -> Request:
+        """Ask for an answer.
+
+        Args:
+            prompt: a string or a list of ids.
+            client: who asks; clients take turns.
+            deadline: seconds from now after which the answer ends with what there is; None is
+                never.
+            stop: as for `GPT.generate`.
+            logprobs: as for `GPT.generate`.
+            **settings: those of `GPT.generate`, without `num_return_sequences`, `echo` and `details`.
+
+        Returns:
+            The request: an iterator over pieces of the answer, and its `result()`.
+
+        Raises:
+            ValueError: an argument is out of range.
+            QueueFullError: too many requests wait.
+            RuntimeError: the engine was closed.
+        """
+        prompts = read_prompts(self._model, prompt)
+        if not prompts.is_one:
+            raise ValueError(
+                f"prompt must be one prompt: submit each. Received: {len(prompts.ids)}"
+            )
+        if deadline is not None and not (is_number(deadline) and deadline >= 0):
+            raise ValueError(
+                f"deadline must be seconds, 0 or more. Received: deadline={deadline!r}"
+            )
+        (row,) = read_rows(self._model, prompts, num_return_sequences=1, **settings)
+        strings = read_stop(stop, prompts.are_strings)
+        asked = Asked(
+            row=row,
+            num_logprobs=read_num_logprobs(logprobs, True),
+            as_text=prompts.are_strings,
+            client=client,
+            deadline=None if deadline is None else time.monotonic() + deadline,
+        )
+        tokenizer = self._model.tokenizer if prompts.are_strings else None
+        request = Request(asked, GrowingAnswer(row.prompt, tokenizer, strings))
+        with self._changed:
+            if self._closed:
+                raise RuntimeError("the engine was closed")
+            self._waiting.put(request)
+            self._changed.notify()
+        return request
+
+    def close(self) -> None:
+        """Stop: requests that have no answer yet get a RuntimeError."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        self._thread.join()
+
+    def __enter__(self) -> "Engine":
+        """Give the engine, which is closed at the end of the block."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close the engine."""
+        self.close()
+
+    # -- the thread -------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        error: BaseException = RuntimeError("the engine was closed")
+        try:
+            while self._wait_for_work():
+                self._end_unwanted()
+                self._read_a_chunk()
+                if self._batch is not None:
+                    self._batch.step(self._places)
+                    self._hand_out(self._batch, self._running, self._places)
+                    self._leave()
+        except Exception as failure:  # whatever it was, nobody may wait for ever
+            error = RuntimeError(f"the engine failed: {failure!r}")
+            error.__cause__ = failure
+        with self._changed:
+            self._closed = True
+            left = [*self._running, *([self._reading[0]] if self._reading else [])]
+            while (waiting := self._waiting.take()) is not None:
+                left.append(waiting)
+        for request in left:
+            request.fail(error)
+
+    def _wait_for_work(self) -> bool:
+        with self._changed:
+            while not (self._closed or self._running or self._reading or len(self._waiting)):
+                self._changed.wait()
+            if not self._closed and self._reading is None and len(self._running) < self._max_batch:
+                request = self._waiting.take()
+                if request is not None:
+                    reader = PromptReader(
+                        self._model, request.asked.row.prompt, self._chunk, self._beginnings
+                    )
+                    self._reading = (request, reader)
+            return not self._closed
+
+    def _end_unwanted(self) -> None:
+        """End what was cancelled or came to its deadline."""
+        if self._reading is not None and (reason := self._reading[0].reason_to_end()):
+            self._reading[0].finish(reason)
+            self._reading = None
+        for request in list(self._running):
+            if reason := request.reason_to_end():
+                self._remove(request, reason)
+        self._leave()
+
+    def _read_a_chunk(self) -> None:
+        if self._reading is None:
+            return
+        request, reader = self._reading
+        read = reader.advance()
+        if read is None:
+            return
+        self._reading = None
+        joining = Batch(self._model, [request.asked.row], read)
+        if self._hand_out(joining, [request], [0]):
+            return
+        if self._batch is None:
+            self._batch, self._places = joining, [0]
+        else:
+            self._batch.join(self._places, joining)
+            self._places = [*range(len(self._running) + 1)]
+        self._running.append(request)
+
+    def _hand_out(self, batch: Batch, requests: list[Request], places: list[int]) -> bool:
+        """Give each request its token, and say whether one has ended."""
+        counts = [each.asked.num_logprobs for each in requests]
+        rows = [
+            (place, request.asked.row.stop_token_ids)
+            for place, request in zip(places, requests, strict=True)
+        ]
+        most = max((count for count in counts if count is not None), default=None)
+        chosen = chosen_tokens(batch, rows, most)
+        has_ended = False
+        for request, count, each in zip(list(requests), counts, chosen, strict=True):
+            if each.top_logprobs is not None:
+                top = None if count is None else dict(list(each.top_logprobs.items())[:count])
+                each = each._replace(top_logprobs=top)
+            if request.push(each):
+                has_ended = True
+                self._remove(request, None)
+        return has_ended
+
+    def _remove(self, request: Request, reason: str | None) -> None:
+        if request in self._running:
+            place = self._running.index(request)
+            del self._running[place], self._places[place]
+        request.finish(reason)
+
+    def _leave(self) -> None:
+        """Compute no more for rows that have ended, where that makes the batch smaller."""
+        if self._batch is None:
+            return
+        if not self._running:
+            self._batch = None
+        elif batch_bucket(len(self._running)) < self._batch.size:
+            self._batch.keep(self._places)
+            self._places = [*range(len(self._running))]

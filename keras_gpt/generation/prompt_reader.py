@@ -1,0 +1,141 @@
+"""Reading one prompt in pieces, from a beginning that was read before where there is one."""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_gpt.generation.batch import ReadPrompts
+from keras_gpt.generation.cache import empty_recent, grow_cache, length_bucket
+from keras_gpt.generation.protocol import Decoder
+from keras_gpt.generation.rows import tensor
+from keras_gpt.generation.steps import decode_steps
+from keras_gpt.key_values import KeyValues
+
+# Looking a beginning up and reading from there costs a program more than these few tokens do.
+FEWEST_SHARED = 16
+
+
+class SharedBeginning(NamedTuple):
+    """The past of the first `length` tokens of a prompt; what lies behind them does not count."""
+
+    length: int
+    past: Sequence[KeyValues]
+
+
+class Beginnings:
+    """Prompts that were read, for others that begin as they do (a system prompt).
+
+    Keys and values are never changed in place, so that all requests may share them.
+
+    Args:
+        most_bytes: how large all of them together may be; the longest unused goes first.
+    """
+
+    def __init__(self, most_bytes: int) -> None:
+        self._most_bytes = most_bytes
+        self._kept: OrderedDict[tuple[int, ...], Sequence[KeyValues]] = OrderedDict()
+
+    def find(self, prompt: Sequence[int]) -> SharedBeginning | None:
+        """Give the longest beginning of a prompt that was read; at least its last token is left."""
+        best, best_length = None, FEWEST_SHARED - 1
+        for ids in self._kept:
+            length = _common(ids, prompt[:-1])
+            if length > best_length:
+                best, best_length = ids, length
+        if best is None:
+            return None
+        self._kept.move_to_end(best)
+        return SharedBeginning(best_length, self._kept[best])
+
+    def keep(self, prompt: Sequence[int], past: Sequence[KeyValues]) -> None:
+        """Keep what reading a prompt gave."""
+        if len(prompt) > FEWEST_SHARED:
+            self._kept[tuple(prompt)] = past
+            while sum(map(_bytes, self._kept.values())) > self._most_bytes:
+                self._kept.popitem(last=False)
+
+
+class PromptReader:
+    """Reads one prompt, a chunk at a time, so that a long one does not keep others waiting.
+
+    Args:
+        model: reads.
+        prompt: its ids.
+        chunk: the most tokens of one piece.
+        beginnings: what was read before; this prompt is kept there too.
+    """
+
+    def __init__(
+        self, model: Decoder, prompt: Sequence[int], chunk: int, beginnings: Beginnings
+    ) -> None:
+        self._steps = decode_steps(model)
+        self._context = model.config.context_length
+        self._prompt = list(prompt)
+        self._beginnings = beginnings
+        # What sees all of a prompt at once can be read in no other way.
+        self._is_whole = model.config.bidirectional_prefix
+        self._chunk = len(prompt) if self._is_whole else chunk
+        self._done = 0
+        self._past: Sequence[KeyValues] = []
+        shared = None if self._is_whole else beginnings.find(prompt)
+        if shared is not None:
+            length = length_bucket(shared.length, self._context)
+            self._done, self._past = shared.length, _cut(shared.past, length)
+
+    def advance(self) -> ReadPrompts | None:
+        """Read one more chunk; give what there is when it was the last."""
+        if not self._done:
+            # The odd piece first: all that follow are whole chunks.
+            count = (len(self._prompt) - 1) % self._chunk + 1
+            token_ids = self._padded(count, length_bucket(count, self._context))
+            logits, self._past = self._steps.first(token_ids, tensor([count], "int32"))
+        else:
+            count = min(self._chunk, len(self._prompt) - self._done)
+            logits = self._read_behind(count)
+        self._done += count
+        if self._done < len(self._prompt):
+            return None
+        if not self._is_whole:
+            self._beginnings.keep(self._prompt, self._past)
+        return ReadPrompts(logits, self._past)
+
+    def _read_behind(self, count: int) -> object:
+        length = tensor([self._done], "int32")
+        needed = length_bucket(min(self._done + count, self._context), self._context)
+        if needed > ops.shape(self._past[0].keys)[2]:
+            self._past = grow_cache(self._past, needed)
+        logits, recent = self._steps.read(
+            self._padded(count, self._chunk),
+            tensor([count], "int32"),
+            length,
+            tensor([0], "int32"),
+            self._past,
+            empty_recent(self._past, self._chunk),
+        )
+        self._past = self._steps.fold(self._past, recent, length)
+        return logits
+
+    def _padded(self, count: int, time: int) -> object:
+        token_ids = np.zeros((1, time), "int32")
+        token_ids[0, :count] = self._prompt[self._done : self._done + count]
+        return tensor(token_ids, "int32")
+
+
+def _common(a: Sequence[int], b: Sequence[int]) -> int:
+    """Count the tokens that two sequences begin with alike."""
+    return next(
+        (i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b))
+    )
+
+
+def _cut(past: Sequence[KeyValues], length: int) -> Sequence[KeyValues]:
+    return [KeyValues(*[part[:, :, :length] for part in layer]) for layer in past]
+
+
+def _bytes(past: Sequence[KeyValues]) -> int:
+    half = keras.backend.standardize_dtype(past[0].keys.dtype).endswith("16")
+    return sum(int(np.prod(part.shape)) for layer in past for part in layer) * (2 if half else 4)

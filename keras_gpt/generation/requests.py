@@ -1,0 +1,178 @@
+"""Requests to an `Engine`: what is asked for, what has come of it, and the queue they wait in."""
+
+import dataclasses
+import queue
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Iterator
+from typing import Any
+
+from keras_gpt.generation.answers import Answer, GrowingAnswer
+from keras_gpt.generation.rows import Row
+
+
+class QueueFullError(RuntimeError):
+    """More requests wait than an engine takes."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """What a request asks for, checked."""
+
+    row: Row
+    num_logprobs: int | None
+    as_text: bool
+    client: str
+    deadline: float | None  # of time.monotonic
+
+
+class Request:
+    """One request to an `Engine`, which answers it in the background.
+
+    Attributes:
+        time_to_first: seconds from the call of `submit` to the first token; None before it.
+
+    Example:
+        >>> request = engine.submit("Once upon a time", max_new_tokens=20)
+        >>> for piece in request:
+        ...     print(piece, end="")
+        >>> request.result().finish_reason
+        'length'
+    """
+
+    def __init__(self, asked: Asked, growing: GrowingAnswer) -> None:
+        self.asked = asked
+        self.growing = growing
+        self.time_to_first: float | None = None
+        self._start = time.monotonic()
+        self._pieces: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._text: list[str] = []
+        self._finished = threading.Event()
+        self._cancelled = threading.Event()
+        self._answer: Answer | None = None
+        self._error: BaseException | None = None
+
+    def __iter__(self) -> Iterator[Any]:
+        """Give each piece of the answer as it comes: text, or ids where the prompt was ids.
+
+        Leaving the loop early cancels the request.
+
+        Raises:
+            RuntimeError: the engine failed or was closed.
+        """
+        try:
+            while True:
+                piece = self._pieces.get()
+                if piece is None:
+                    break
+                yield piece
+        finally:
+            if not self._finished.is_set():
+                self.cancel()
+        if self._error is not None:
+            raise self._error
+
+    def result(self, timeout: float | None = None) -> Answer:
+        """Wait for the whole answer; its text is the continuation alone.
+
+        Args:
+            timeout: the most seconds to wait; None waits for ever.
+
+        Raises:
+            TimeoutError: it did not come in time; the request goes on.
+            RuntimeError: the engine failed or was closed.
+        """
+        if not self._finished.wait(timeout):
+            raise TimeoutError(f"the answer was not there in time. Received: timeout={timeout}")
+        if self._error is not None:
+            raise self._error
+        assert self._answer is not None
+        return self._answer
+
+    def cancel(self) -> None:
+        """Ask for no more: what has come so far is the answer, which ends as "cancelled"."""
+        self._cancelled.set()
+
+    # -- the engine's side ------------------------------------------------------------------------
+
+    def reason_to_end(self) -> str | None:
+        """Say why the request is to end though its answer has not."""
+        if self._cancelled.is_set():
+            return "cancelled"
+        deadline = self.asked.deadline
+        return "deadline" if deadline is not None and time.monotonic() > deadline else None
+
+    def push(self, chosen: Any) -> bool:
+        """Take a token, and say whether the answer has ended."""
+        if self.time_to_first is None:
+            self.time_to_first = time.monotonic() - self._start
+        piece = self.growing.push(chosen)
+        if self.asked.as_text:
+            self._show(piece)
+        elif not self.growing.has_stopped:
+            self._pieces.put(chosen.token)
+        is_full = len(self.growing.token_ids) >= self.asked.row.max_new_tokens
+        return self.growing.has_stopped or is_full
+
+    def finish(self, reason: str | None = None) -> None:
+        """Give the answer."""
+        if self.asked.as_text:
+            self._show(self.growing.finish())
+        text = "".join(self._text) if self.asked.as_text else None
+        answer = self.growing.answer(text, self.asked.num_logprobs is not None)
+        self._answer = dataclasses.replace(answer, finish_reason=reason or answer.finish_reason)
+        self._end()
+
+    def fail(self, error: BaseException) -> None:
+        """Give an error in the place of an answer."""
+        self._error = error
+        self._end()
+
+    def _show(self, piece: str) -> None:
+        if piece:
+            self._text.append(piece)
+            self._pieces.put(piece)
+
+    def _end(self) -> None:
+        self._finished.set()
+        self._pieces.put(None)
+
+
+class FairQueue:
+    """Requests that wait: clients take turns, and each client's requests keep their order.
+
+    Args:
+        most: how many may wait.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._of_clients: OrderedDict[str, deque[Request]] = OrderedDict()
+
+    def __len__(self) -> int:
+        """Count what waits."""
+        return sum(map(len, self._of_clients.values()))
+
+    def put(self, request: Request) -> None:
+        """Let a request wait.
+
+        Raises:
+            QueueFullError: too many wait already.
+        """
+        if len(self) >= self._most:
+            raise QueueFullError(
+                f"at most {self._most} requests may wait: try again later, or make the engine with "
+                f"a larger max_waiting. Received: one more"
+            )
+        self._of_clients.setdefault(request.asked.client, deque()).append(request)
+
+    def take(self) -> Request | None:
+        """Give the next request of the client whose turn it is."""
+        if not self._of_clients:
+            return None
+        client, requests = self._of_clients.popitem(last=False)
+        request = requests.popleft()
+        if requests:
+            self._of_clients[client] = requests  # behind all others
+        return request
