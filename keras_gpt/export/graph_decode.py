@@ -98,16 +98,9 @@ def decode_in_graph(
         )
 
         def following() -> Any:
-            tokens, _, recent = steps.next(
-                state.tokens,
-                tf.fill([batch], step),
-                sampling,
-                lengths,
-                tf.fill([batch], slot),
-                past,
-                state.recent,
-            )
-            return tokens, recent
+            slots = tf.fill([batch], slot)
+            logits, recent = steps.next(state.tokens, lengths, slots, past, state.recent)
+            return steps.choose(logits, sampling, tf.fill([batch], step)), recent
 
         tokens, recent = tf.cond(
             tf.reduce_any(live[:rows]), following, lambda: (state.tokens, state.recent)

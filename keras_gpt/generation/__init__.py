@@ -5,5 +5,6 @@ from keras_gpt.generation.engine import Engine
 from keras_gpt.generation.generate import generate, stream
 from keras_gpt.generation.requests import QueueFullError, Request
 from keras_gpt.generation.score import score
+from keras_gpt.generation.warmup import warmup
 
-__all__ = ["Answer", "Engine", "QueueFullError", "Request", "generate", "score", "stream"]
+__all__ = ["Answer", "Engine", "QueueFullError", "Request", "generate", "score", "stream", "warmup"]

@@ -16,7 +16,6 @@ from keras_gpt.generation.cache import (
 from keras_gpt.generation.control import Control, Seen, controls_of, seen_of
 from keras_gpt.generation.protocol import Decoder
 from keras_gpt.generation.rows import Row, padded_prompts, sampling_of, tensor
-from keras_gpt.generation.sampling import Sampling
 from keras_gpt.generation.steps import decode_steps
 from keras_gpt.key_values import KeyValues
 
@@ -63,7 +62,7 @@ class Batch:
             self._be_controlled()
         self._logits, self._past = read.logits, list(read.past)
         self._recent = empty_recent(self._past)
-        self.tokens = self._choose(None)
+        self.tokens = self._choose()
 
     @property
     def size(self) -> int:
@@ -83,17 +82,15 @@ class Batch:
         if self._slots.max() == RECENT_SLOTS:
             self._fold()
         self.steps = self.steps + 1
-        chosen, self._logits, self._recent = self._steps.next(
+        self._logits, self._recent = self._steps.next(
             tensor(self.tokens, "int32"),
-            tensor(self.steps, "int32"),
-            self._plain_sampling(),
             tensor(self._lengths, "int32"),
             tensor(self._slots, "int32"),
             self._past,
             self._recent,
         )
         self._slots = self._slots + 1
-        self.tokens = self._choose(chosen)
+        self.tokens = self._choose()
 
     def logprobs(self) -> Logprobs:
         """Give the log-probabilities of the last chosen tokens, and of the most probable ones."""
@@ -152,14 +149,7 @@ class Batch:
         self._control = controls_of(self._rows, self._steps.known)
         self._seen = seen_of(self._rows, self._steps.known, self._model.config.context_length)
 
-    def _plain_sampling(self) -> Sampling:
-        """Give what the compiled step chooses by: nothing costly where the choice is made apart."""
-        if self._control is None:
-            return self._sampling
-        return self._sampling._replace(temperature=ops.zeros_like(self._sampling.temperature))
-
-    def _choose(self, chosen: Any) -> np.ndarray:
-        """Take what the step chose, or choose where there is nothing or rows change their logits."""
+    def _choose(self) -> np.ndarray:
         steps = tensor(self.steps, "int32")
         if self._control is not None:
             chosen, self._seen = self._steps.choose_controlled(
@@ -171,7 +161,7 @@ class Batch:
                 tensor(np.ones((1, self._steps.known)), "bool"),
                 tensor(self._forced(), "int32"),
             )
-        elif chosen is None:
+        else:
             chosen = self._steps.choose(self._logits, self._sampling, steps)
         return np.asarray(ops.convert_to_numpy(chosen))
 

@@ -9,7 +9,7 @@ from keras_gpt.generation.cache import fold
 from keras_gpt.generation.compiled import compiled, kept_with
 from keras_gpt.generation.control import choose_controlled
 from keras_gpt.generation.protocol import Decoder
-from keras_gpt.generation.sampling import Sampling, choose
+from keras_gpt.generation.sampling import choose
 from keras_gpt.key_values import KeyValues
 
 # As many as OpenAI's API gives.
@@ -25,8 +25,9 @@ class DecodeSteps:
 
     Attributes:
         first: reads prompts; gives the logits after each row's last token, and the past.
-        choose: chooses one token a row from logits.
-        next: reads one token a row; gives the next one, its logits, and `recent` anew.
+        choose: chooses one token a row from logits; apart from `next`, whose program is there once
+            for each length.
+        next: reads one token a row; gives the next one's logits, and `recent` anew.
         read: reads several tokens a row; gives the logits after each row's last, and `recent` anew.
         fold: moves `recent` behind `past`.
         choose_controlled: chooses from logits that are changed first.
@@ -49,16 +50,13 @@ class DecodeSteps:
 
         def following(
             tokens: Any,
-            step: Any,
-            sampling: Sampling,
             lengths: Any,
             slots: Any,
             past: Sequence[KeyValues],
             recent: Sequence[KeyValues],
-        ) -> tuple[Any, Any, list[KeyValues]]:
+        ) -> tuple[Any, list[KeyValues]]:
             states, recent = model.step(ops.expand_dims(tokens, 1), lengths, slots, past, recent)
-            logits = model.next_logits(states[:, 0, :])[:, :known]
-            return choose(logits, sampling, step), logits, recent
+            return model.next_logits(states[:, 0, :])[:, :known], recent
 
         def read(
             token_ids: Any,

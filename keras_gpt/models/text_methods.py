@@ -140,6 +140,28 @@ class TextMethods:
         """
         return generation.stream(cast(Decoder, self), prompt, **settings)
 
+    def warmup(
+        self, batch_size: int = 1, max_length: int | None = None, chunk: int | None = None
+    ) -> None:
+        """Compile now what `generate`, `stream` and an `Engine` would compile at their first calls.
+
+        After it no call of up to `batch_size` rows and `max_length` tokens compiles anything,
+        whatever its settings.
+
+        Args:
+            batch_size: the most rows at a time: prompts times answers, or an engine's `max_batch`.
+            max_length: the most tokens of a row, its prompt included; None is the context.
+            chunk: that of an `Engine`, for which alone it then warms up; None is for `generate`
+                and `stream`.
+
+        Raises:
+            ValueError: an argument is out of range.
+
+        Example:
+            >>> gpt.warmup(batch_size=4, max_length=256)
+        """
+        generation.warmup(cast(Decoder, self), batch_size, max_length, chunk)
+
     def score(self, targets: Any, given: Any = None, per_token: bool = False) -> Any:
         """Give log P(w1 ... wn) = sum of log P(wt | w1 ... w(t-1)), in nats.
 

@@ -1,0 +1,74 @@
+"""Compiling before the first request what requests will need."""
+
+from typing import Any
+
+from keras_gpt.generation.batch import filled_up
+from keras_gpt.generation.cache import (
+    batch_bucket,
+    empty_recent,
+    grow_cache,
+    length_bucket,
+    length_buckets,
+)
+from keras_gpt.generation.control import controls_of, seen_of
+from keras_gpt.generation.protocol import Decoder
+from keras_gpt.generation.rows import Row, sampling_of, tensor
+from keras_gpt.generation.sampling_options import SamplingOptions, check_int
+from keras_gpt.generation.steps import decode_steps
+
+
+def warmup(
+    model: Decoder,
+    batch_size: int = 1,
+    max_length: int | None = None,
+    chunk: int | None = None,
+) -> None:
+    """Compile decoding for every shape; `GPT.warmup` documents the arguments."""
+    context = model.config.context_length
+    check_int("batch_size", batch_size, 1, None)
+    longest = context if max_length is None else max_length
+    check_int("max_length", longest, 1, context)
+    if chunk is not None:
+        check_int("chunk", chunk, 1, None)
+    lengths = [each for each in length_buckets(context) if each <= length_bucket(longest, context)]
+    size = 1
+    while size <= batch_bucket(batch_size):
+        _warm_up(model, size, lengths, None if chunk is None else min(chunk, context))
+        size *= 2
+
+
+def _warm_up(model: Decoder, size: int, lengths: list[int], chunk: int | None) -> None:
+    steps, context = decode_steps(model), model.config.context_length
+    rows = filled_up([Row([0], 1, SamplingOptions(seed=0))] * size)
+    sampling = sampling_of(rows)
+    zeros, ones = tensor([0] * size, "int32"), tensor([1] * size, "int32")
+
+    def read(length: int) -> Any:
+        return steps.first(tensor([[0] * length] * size, "int32"), ones)
+
+    logits, shortest = read(lengths[0])
+    tokens = steps.choose(logits, sampling, zeros)
+    steps.logprobs(logits, tokens)
+    steps.choose_controlled(
+        logits,
+        sampling,
+        zeros,
+        controls_of(rows, steps.known),
+        seen_of(rows, steps.known, context),
+        tensor([[True] * steps.known], "bool"),
+        tensor([-1] * size, "int32"),
+    )
+    # An engine reads prompts one by one, and at most a chunk of one at a time.
+    prompts = [] if chunk and size > 1 else lengths[1:]
+    for length in prompts:
+        if chunk is None or length <= length_bucket(chunk, context):
+            read(length)
+    for length in lengths:
+        past = grow_cache(shortest, length)
+        recent = empty_recent(past)
+        steps.next(tokens, ones, zeros, past, recent)
+        steps.fold(past, recent, ones)
+        if chunk is not None and size == 1:
+            piece = tensor([[0] * chunk], "int32")
+            _, recent = steps.read(piece, ones, ones, zeros, past, empty_recent(past, chunk))
+            steps.fold(past, recent, ones)

@@ -1,0 +1,71 @@
+"""After `warmup` nothing is compiled."""
+
+import numpy as np
+import pytest
+from gpt_cases import make_gpt, random_ids, shared_gpt
+
+from keras_gpt.generation import Engine
+from keras_gpt.generation.steps import decode_steps
+
+NAMES = ("first", "next", "read", "fold", "choose", "choose_controlled", "logprobs")
+
+
+def traces(gpt):
+    steps = decode_steps(gpt)
+    return [getattr(steps, name).experimental_get_tracing_count() for name in NAMES]
+
+
+def test_generate_compiles_nothing_after_it():
+    gpt = make_gpt(context_length=100, attention_windows=(None, 5))
+    gpt.warmup(batch_size=3)
+    counts = traces(gpt)
+    assert counts[2] == 0  # generate reads no chunks
+    prompts = [random_ids(n, seed=n).tolist() for n in (1, 33, 70)]
+    for settings in (
+        {"temperature": 0},
+        {"top_k": 3, "top_p": 0.5, "min_p": 0.1, "typical_p": 0.9},
+        {"repetition_penalty": 1.2, "no_repeat_ngram_size": 2, "logit_bias": {3: 1.0}},
+        {"details": True, "logprobs": 4},
+    ):
+        gpt.generate(prompts, **settings)
+        gpt.generate(prompts[1], num_return_sequences=4, max_length=60, **settings)
+    list(gpt.stream(prompts[2]))
+    assert traces(gpt) == counts
+
+
+def test_an_engine_compiles_nothing_after_it():
+    gpt = make_gpt(context_length=100)
+    gpt.warmup(batch_size=4, chunk=16)
+    counts = traces(gpt)
+    rng = np.random.default_rng(0)
+    with Engine(gpt, max_batch=4, chunk=16) as engine:
+        requests = [
+            engine.submit(random_ids(n, seed=0).tolist(), max_new_tokens=int(rng.integers(1, 25)))
+            for n in (1, 15, 16, 17, 33, 70, 71, 40)
+        ]
+        for request in requests:
+            request.result(timeout=120)
+    assert traces(gpt) == counts
+
+
+def test_shorter_rows_compile_less():
+    gpt = make_gpt(context_length=100)
+    gpt.warmup(max_length=40)
+    counts = traces(gpt)
+    gpt.generate([1, 2, 3], max_length=64)
+    assert traces(gpt) == counts
+    gpt.generate([1, 2, 3], max_length=90)
+    assert traces(gpt) != counts
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"batch_size": 0}, "batch_size must be an integer"),
+        ({"max_length": 49}, "max_length must be an integer, from 1 to 48"),
+        ({"chunk": 0}, "chunk must be an integer"),
+    ],
+)
+def test_bad_arguments(settings, message):
+    with pytest.raises(ValueError, match=message):
+        shared_gpt("gpt3").warmup(**settings)
