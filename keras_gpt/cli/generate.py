@@ -21,6 +21,16 @@ def generate(
     top_p: Annotated[
         float | None, typer.Option(help="Draw from the tokens that make up this probability.")
     ] = None,
+    min_p: Annotated[
+        float | None,
+        typer.Option(help="Draw from tokens at least this times as probable as the most probable."),
+    ] = None,
+    repetition_penalty: Annotated[
+        float, typer.Option(help="Above 1 makes tokens that were there less probable.")
+    ] = 1.0,
+    stop: Annotated[
+        list[str] | None, typer.Option(help="A text that ends the answer; may be given again.")
+    ] = None,
     num_return_sequences: Annotated[int, typer.Option(help="How many answers.")] = 1,
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same text.")] = None,
 ) -> None:
@@ -31,6 +41,9 @@ def generate(
         "temperature": temperature,
         "top_k": top_k,
         "top_p": top_p,
+        "min_p": min_p,
+        "repetition_penalty": repetition_penalty,
+        "stop": stop,
         "seed": seed,
         "truncate": "left",
     }
