@@ -1,7 +1,6 @@
 """Rows that are decoded together, each with its own length, settings and number of steps."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from keras import ops
@@ -10,7 +9,6 @@ from keras_gpt.generation.cache import (
     RECENT_SLOTS,
     batch_bucket,
     empty_recent,
-    grow_cache,
     length_bucket,
 )
 from keras_gpt.generation.protocol import Decoder
@@ -34,7 +32,6 @@ class Batch:
     """
 
     def __init__(self, model: Decoder, rows: Sequence[Row]) -> None:
-        self._model = model
         self._steps = decode_steps(model)
         context = model.config.context_length
         # Rows beyond the real ones copy the first; nobody looks at what comes of them.
@@ -89,10 +86,6 @@ class Batch:
         self._lengths, self._slots = self._lengths[rows], self._slots[rows]
 
     def _fold(self) -> None:
-        context = self._model.config.context_length
-        lengths = self._lengths + self._slots
-        needed = length_bucket(min(int(lengths.max()), context), context)
-        if needed > ops.shape(self._past[0].keys)[2]:
-            self._past = grow_cache(self._past, needed)
-        self._past = self._steps.fold(self._past, self._recent, tensor(self._lengths, "int32"))
-        self._lengths, self._slots = lengths, np.zeros_like(self._slots)
+        self._past = self._steps.fold_growing(self._past, self._recent, self._lengths, self._slots)
+        self._lengths = self._lengths + self._slots
+        self._slots = np.zeros_like(self._slots)

@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from keras_gpt.generation.decode import decode
 from keras_gpt.generation.options import read_prompts, read_rows, read_stop_token_ids
 from keras_gpt.generation.protocol import Decoder
+from keras_gpt.generation.speculative_options import decode_as_asked
 
 
 def generate(
@@ -14,13 +14,18 @@ def generate(
     *,
     num_return_sequences: int = 1,
     stop_token_ids: Sequence[int] | None = None,
+    draft_model: Decoder | None = None,
+    prompt_lookup: int | None = None,
+    num_draft_tokens: int | None = None,
     **settings: Any,
 ) -> Any:
     """Continue prompts; `GPT.generate` documents the arguments, `read_rows` takes the settings."""
     prompts = read_prompts(model, prompt)
     rows = read_rows(model, prompts, num_return_sequences=num_return_sequences, **settings)
     sequences = [list(row.prompt) for row in rows]
-    for tokens in decode(model, rows, read_stop_token_ids(model, stop_token_ids)):
+    stop = read_stop_token_ids(model, stop_token_ids)
+    guessing = (draft_model, prompt_lookup, num_draft_tokens)
+    for tokens in decode_as_asked(model, rows, stop, *guessing):
         for sequence, token in zip(sequences, tokens, strict=True):
             if token is not None:
                 sequence.append(token)
@@ -40,6 +45,9 @@ def stream(
     prompt: Any,
     *,
     stop_token_ids: Sequence[int] | None = None,
+    draft_model: Decoder | None = None,
+    prompt_lookup: int | None = None,
+    num_draft_tokens: int | None = None,
     **settings: Any,
 ) -> Iterator[Any]:
     """Continue one prompt, giving each piece as it comes; `GPT.stream` documents the arguments."""
@@ -50,13 +58,16 @@ def stream(
         )
     rows = read_rows(model, prompts, num_return_sequences=1, **settings)
     stop = read_stop_token_ids(model, stop_token_ids)
+    steps = decode_as_asked(model, rows, stop, draft_model, prompt_lookup, num_draft_tokens)
     # The checks above run at the call, not at the first piece.
-    return _pieces(model, rows, stop, prompts.are_strings)
+    return _pieces(model, rows, steps, prompts.are_strings)
 
 
-def _pieces(model: Decoder, rows: Any, stop: list[int], as_text: bool) -> Iterator[Any]:
+def _pieces(
+    model: Decoder, rows: Any, steps: Iterator[list[int | None]], as_text: bool
+) -> Iterator[Any]:
     if not as_text or model.tokenizer is None:
-        for tokens in decode(model, rows, stop):
+        for tokens in steps:
             yield tokens[0]
         return
     special = set(model.tokenizer.special_tokens.values())
@@ -65,7 +76,7 @@ def _pieces(model: Decoder, rows: Any, stop: list[int], as_text: bool) -> Iterat
     for token in rows[0].prompt:
         if token not in special:
             decoder.push(token)
-    for tokens in decode(model, rows, stop):
+    for tokens in steps:
         token = tokens[0]
         piece = "" if token is None or token in special else decoder.push(token)
         if piece:

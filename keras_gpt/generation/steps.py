@@ -3,12 +3,15 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from keras import ops
 
-from keras_gpt.generation.cache import fold
+from keras_gpt.generation.acceptance import accept
+from keras_gpt.generation.cache import fold, grow_cache, length_bucket
 from keras_gpt.generation.compiled import compiled, kept_with
 from keras_gpt.generation.protocol import Decoder
-from keras_gpt.generation.sampling import Sampling, choose
+from keras_gpt.generation.rows import tensor
+from keras_gpt.generation.sampling import Sampling, choose, probabilities
 from keras_gpt.key_values import KeyValues
 
 
@@ -23,6 +26,8 @@ class DecodeSteps:
         first: reads prompts; gives one chosen token a row, the logits it was chosen from, the past.
         next: reads one token a row; gives the next one, its logits, and `recent` anew.
         read: reads several tokens a row; gives the logits after each row's last, and `recent` anew.
+        verify: reads several tokens a row; gives the logits after each of them, and `recent` anew.
+        choose, probabilities, accept: the functions of these names in `sampling` and `acceptance`.
         fold: moves `recent` behind `past`.
         score: gives -log P of each next token.
     """
@@ -67,11 +72,52 @@ class DecodeSteps:
             states, recent = model.step(token_ids, lengths, slots, past, recent)
             return logits_at(states, counts - 1), recent
 
+        def verify(
+            token_ids: Any,
+            lengths: Any,
+            slots: Any,
+            past: Sequence[KeyValues],
+            recent: Sequence[KeyValues],
+        ) -> tuple[Any, list[KeyValues]]:
+            states, recent = model.step(token_ids, lengths, slots, past, recent)
+            rows = ops.reshape(states, (-1, states.shape[-1]))  # (batch * new, embedding_dim)
+            logits = model.next_logits(rows)[:, :known]
+            return ops.reshape(logits, (-1, token_ids.shape[1], known)), recent
+
         self.first = compiled(first, model)
         self.next = compiled(following, model)
         self.read = compiled(read, model)
+        self.verify = compiled(verify, model)
+        self.choose = compiled(choose, model)
+        self.probabilities = compiled(probabilities, model)
+        self.accept = compiled(accept, model)
         self.fold = compiled(fold, model)
         self.score = compiled(model.score_positions, model)
+        self._context_length = model.config.context_length
+
+    def fold_growing(
+        self,
+        past: list[KeyValues],
+        recent: Sequence[KeyValues],
+        lengths: np.ndarray,
+        slots: np.ndarray,
+    ) -> list[KeyValues]:
+        """Move `recent` behind `past`, which first grows to a larger bucket where it has no room.
+
+        Args:
+            past: for each layer a pair of (batch, heads, length, head_dim).
+            recent: for each layer a pair of (batch, heads, slots, head_dim).
+            lengths: (batch,) int32, how many tokens of each row are in `past`.
+            slots: (batch,) int32, how many are in `recent`.
+
+        Returns:
+            The new past.
+        """
+        context = self._context_length
+        needed = length_bucket(min(int((lengths + slots).max()), context), context)
+        if needed > ops.shape(past[0].keys)[2]:
+            past = grow_cache(past, needed)
+        return self.fold(past, recent, tensor(lengths, "int32"))
 
 
 def decode_steps(model: Decoder) -> DecodeSteps:

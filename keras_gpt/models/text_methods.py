@@ -22,6 +22,9 @@ class TextMethods:
         stop_token_ids: Sequence[int] | None = None,
         seed: int | None = None,
         truncate: str | None = None,
+        draft_model: Decoder | None = None,
+        prompt_lookup: int | None = None,
+        num_draft_tokens: int | None = None,
     ) -> Any:
         """Continue prompts, token by token.
 
@@ -41,6 +44,13 @@ class TextMethods:
                 stands beside it in the batch. None draws one.
             truncate: "left" drops the beginning of a prompt that is too long for the context; None
                 raises.
+            draft_model: a smaller GPT with the same vocabulary that guesses the next tokens, which
+                this one then checks all at once: faster where many are right, and the answer is
+                the same where the temperature is 0, and drawn alike where it is not (but by other
+                random numbers). Rows are then decoded one after the other.
+            prompt_lookup: instead of a draft model, how many last tokens to look up in prompt and
+                answer, to guess what followed them there; 2 or 3 are usual.
+            num_draft_tokens: how many tokens are guessed at a time; 5 by default.
 
         Returns:
             Prompt and continuation: a string for a string, ids for ids, a list for a list. With
@@ -65,6 +75,9 @@ class TextMethods:
             stop_token_ids=stop_token_ids,
             seed=seed,
             truncate=truncate,
+            draft_model=draft_model,
+            prompt_lookup=prompt_lookup,
+            num_draft_tokens=num_draft_tokens,
         )
 
     def stream(self, prompt: Any, **settings: Any) -> Iterator[Any]:
