@@ -9,7 +9,7 @@ from keras import ops
 from keras_gpt.generation.acceptance import drafting_settings
 from keras_gpt.generation.protocol import Decoder
 from keras_gpt.generation.reader import RowReader
-from keras_gpt.generation.rows import Row, sampling_of, tensor
+from keras_gpt.generation.rows import Row, tensor
 from keras_gpt.generation.sampling import Sampling
 
 
@@ -38,15 +38,16 @@ class DraftModel:
 
     Args:
         model: the smaller model.
-        row: what it goes on with, and by which settings.
+        row: what it goes on with.
+        sampling: the row's settings.
         count: how many tokens to guess at a time.
 
     Source: arXiv:2211.17192.
     """
 
-    def __init__(self, model: Decoder, row: Row, count: int) -> None:
+    def __init__(self, model: Decoder, row: Row, sampling: Sampling, count: int) -> None:
         self._count = count
-        self._sampling = drafting_settings(sampling_of([row]))
+        self._sampling = drafting_settings(sampling)
         self._reader = RowReader(model, row, self._sampling)
 
     def propose(self, tokens: Sequence[int], step: int) -> Proposal:
@@ -109,11 +110,16 @@ class PromptLookup:
 
 
 def make_proposer(
-    row: Row, draft: Decoder | None, lookup: int | None, count: int, vocab_size: int
+    row: Row,
+    sampling: Sampling,
+    draft: Decoder | None,
+    lookup: int | None,
+    count: int,
+    vocab_size: int,
 ) -> Proposer:
     """Make the one that is asked for: a draft model, or a look-up of the last `lookup` tokens."""
     if draft is not None and lookup is None:
-        return DraftModel(draft, row, count)
+        return DraftModel(draft, row, sampling, count)
     if lookup is not None and draft is None:
         return PromptLookup(lookup, count, vocab_size)
     raise ValueError(

@@ -65,7 +65,7 @@ def decode_speculatively(
     totals = Totals() if totals is None else totals
     sampling = sampling_of([row])
     reader = RowReader(model, row, sampling)
-    proposer = make_proposer(row, draft, lookup, num_draft_tokens, reader.steps.known)
+    proposer = make_proposer(row, sampling, draft, lookup, num_draft_tokens, reader.steps.known)
     tokens = [*row.prompt, int(ops.convert_to_numpy(reader.first)[0])]
     given = len(row.prompt)  # how many of `tokens` are the prompt or were yielded
     last = len(row.prompt) + row.max_new_tokens
