@@ -174,13 +174,9 @@ class Batch:
         ]
 
     def _fold(self) -> None:
-        context = self._model.config.context_length
-        lengths = self._lengths + self._slots
-        needed = length_bucket(min(int(lengths.max()), context), context)
-        if needed > ops.shape(self._past[0].keys)[2]:
-            self._past = grow_cache(self._past, needed)
-        self._past = self._steps.fold(self._past, self._recent, tensor(self._lengths, "int32"))
-        self._lengths, self._slots = lengths, np.zeros_like(self._slots)
+        self._past = self._steps.fold_growing(self._past, self._recent, self._lengths, self._slots)
+        self._lengths = self._lengths + self._slots
+        self._slots = np.zeros_like(self._slots)
 
 
 def read_prompts(model: Decoder, rows: Sequence[Row]) -> ReadPrompts:

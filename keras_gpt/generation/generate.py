@@ -4,10 +4,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from keras_gpt.generation.answers import GrowingAnswer
-from keras_gpt.generation.decode import decode
+from keras_gpt.generation.decode import Chosen
 from keras_gpt.generation.options import read_num_logprobs, read_prompts, read_rows, read_stop
 from keras_gpt.generation.protocol import Decoder
-from keras_gpt.generation.rows import Row
+from keras_gpt.generation.speculative_options import decode_as_asked
 
 
 def generate(
@@ -19,6 +19,9 @@ def generate(
     echo: bool = True,
     details: bool = False,
     logprobs: int | None = None,
+    draft_model: Decoder | None = None,
+    prompt_lookup: int | None = None,
+    num_draft_tokens: int | None = None,
     **settings: Any,
 ) -> Any:
     """Continue prompts; `GPT.generate` documents the arguments, `read_rows` takes the settings."""
@@ -30,7 +33,8 @@ def generate(
     growing = [GrowingAnswer(row.prompt, tokenizer, strings) for row in rows]
     texts: list[list[str]] = [[] for _ in rows]
     ended: set[int] = set()
-    for tokens in decode(model, rows, ended, count):
+    guessing = (draft_model, prompt_lookup, num_draft_tokens)
+    for tokens in decode_as_asked(model, rows, ended, count, *guessing):
         for index, chosen in tokens.items():
             texts[index].append(growing[index].push(chosen))
             if growing[index].has_stopped:
@@ -60,6 +64,9 @@ def stream(
     prompt: Any,
     *,
     stop: str | Sequence[str] | None = None,
+    draft_model: Decoder | None = None,
+    prompt_lookup: int | None = None,
+    num_draft_tokens: int | None = None,
     **settings: Any,
 ) -> Iterator[Any]:
     """Continue one prompt, giving each piece as it comes; `GPT.stream` documents the arguments."""
@@ -69,15 +76,22 @@ def stream(
             f"prompt must be one prompt; generate takes several. Received: {len(prompts.ids)}"
         )
     (row,) = read_rows(model, prompts, num_return_sequences=1, **settings)
-    strings = read_stop(stop, prompts.are_strings)
-    # The checks above run at the call, not at the first piece.
-    return _pieces(model, row, strings, prompts.are_strings)
-
-
-def _pieces(model: Decoder, row: Row, stop: Sequence[str], as_text: bool) -> Iterator[Any]:
-    answer = GrowingAnswer(row.prompt, model.tokenizer if as_text else None, stop)
+    answer = GrowingAnswer(
+        row.prompt,
+        model.tokenizer if prompts.are_strings else None,
+        read_stop(stop, prompts.are_strings),
+    )
     ended: set[int] = set()
-    for tokens in decode(model, [row], ended):
+    guessing = (draft_model, prompt_lookup, num_draft_tokens)
+    steps = decode_as_asked(model, [row], ended, None, *guessing)
+    # The checks above run at the call, not at the first piece.
+    return _pieces(steps, ended, answer, prompts.are_strings)
+
+
+def _pieces(
+    steps: Iterator[dict[int, Chosen]], ended: set[int], answer: GrowingAnswer, as_text: bool
+) -> Iterator[Any]:
+    for tokens in steps:
         piece: Any = answer.push(tokens[0])
         if answer.has_stopped:
             ended.add(0)

@@ -45,6 +45,19 @@ def prompt_seeds(seeds: Any, token_ids: Any, lengths: Any) -> Any:
     return seeds ^ _mix(ops.sum(bits, axis=1))
 
 
+def seeds_for(purpose: int, seeds: Any) -> Any:
+    """Give other seeds, for numbers that must be independent of those that tokens are chosen with.
+
+    Args:
+        purpose: a positive number, one for each purpose.
+        seeds: (batch,) int32.
+
+    Returns:
+        (batch,) int32.
+    """
+    return _mix(seeds ^ _mix(_int32(_GOLDEN * purpose % 2**32) + ops.zeros_like(seeds)))
+
+
 def uniforms(keys: Any, count: int) -> Any:
     """Draw numbers strictly between 0 and 1.
 

@@ -43,19 +43,52 @@ def choose(logits: Any, sampling: Sampling, step: Any) -> Any:
     greedy = ops.cast(ops.argmax(logits, axis=-1), "int32")
 
     def draw() -> Any:
-        # With 0 as the largest logit and the smallest normal numbers left out, no division gives
-        # infinity or NaN where it matters.
-        temperature = ops.expand_dims(ops.maximum(sampling.temperature, 1e-30), 1)
-        scaled = (logits - ops.max(logits, axis=-1, keepdims=True)) / temperature
-        kept = keep_probable(scaled, sampling.top_k, sampling.top_p)
-        kept = keep_typical(keep_min_p(kept, sampling.min_p), sampling.typical_p)
-        # The largest of log p + Gumbel noise is a draw from p (the "Gumbel-max trick"). Improbable
-        # tokens win by large noise: it comes from numbers near 0, where they lie densest.
-        noise = uniforms(row_keys(sampling.seed, sampling.sequence, step), logits.shape[-1])
-        drawn = ops.argmax(kept - ops.log(-ops.log1p(-noise)), axis=-1)
-        return ops.where(sampling.temperature <= 0.0, greedy, ops.cast(drawn, "int32"))
+        drawn = draw_from(kept_logits(logits, sampling), sampling, step)
+        return ops.where(sampling.temperature <= 0.0, greedy, drawn)
 
     return ops.cond(ops.any(sampling.temperature > 0.0), draw, lambda: greedy)
+
+
+def draw_from(logits: Any, sampling: Sampling, step: Any) -> Any:
+    """Draw one token a row, each in proportion to the exponential of its logit.
+
+    Args:
+        logits: (batch, vocab_size) float32; -inf is never drawn.
+        sampling: every row's seed and sequence.
+        step: scalar or (batch,) int32, how many tokens were chosen before.
+
+    Returns:
+        (batch,) int32.
+    """
+    # The largest of log p + Gumbel noise is a draw from p (the "Gumbel-max trick"). Improbable
+    # tokens win by large noise: it comes from numbers near 0, where they lie densest.
+    noise = uniforms(row_keys(sampling.seed, sampling.sequence, step), logits.shape[-1])
+    return ops.cast(ops.argmax(logits - ops.log(-ops.log1p(-noise)), axis=-1), "int32")
+
+
+def probabilities(logits: Any, sampling: Sampling) -> Any:
+    """Give the distribution that `choose` chooses from; a greedy row's is all in one token.
+
+    Args:
+        logits: (batch, vocab_size) float32.
+        sampling: every row's settings.
+
+    Returns:
+        (batch, vocab_size) float32.
+    """
+    best = ops.one_hot(ops.argmax(logits, axis=-1), logits.shape[-1], dtype="float32")
+    drawn_from = ops.softmax(kept_logits(logits, sampling), axis=-1)
+    return ops.where(ops.expand_dims(sampling.temperature <= 0.0, 1), best, drawn_from)
+
+
+def kept_logits(logits: Any, sampling: Sampling) -> Any:
+    """Divide the logits by the temperature and leave out what the cut-offs leave out."""
+    # With 0 as the largest logit and the smallest normal numbers left out, no division gives
+    # infinity or NaN where it matters.
+    temperature = ops.expand_dims(ops.maximum(sampling.temperature, 1e-30), 1)
+    scaled = (logits - ops.max(logits, axis=-1, keepdims=True)) / temperature
+    kept = keep_probable(scaled, sampling.top_k, sampling.top_p)
+    return keep_typical(keep_min_p(kept, sampling.min_p), sampling.typical_p)
 
 
 def keep_probable(logits: Any, top_k: Any, top_p: Any) -> Any:

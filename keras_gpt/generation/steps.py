@@ -3,13 +3,15 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from keras import ops
 
-from keras_gpt.generation.cache import fold
+from keras_gpt.generation.acceptance import accept
+from keras_gpt.generation.cache import fold, grow_cache, length_bucket
 from keras_gpt.generation.compiled import compiled, kept_with
 from keras_gpt.generation.control import choose_controlled
 from keras_gpt.generation.protocol import Decoder
-from keras_gpt.generation.sampling import choose
+from keras_gpt.generation.sampling import choose, probabilities
 from keras_gpt.key_values import KeyValues
 
 # As many as OpenAI's API gives.
@@ -29,6 +31,8 @@ class DecodeSteps:
             for each length.
         next: reads one token a row; gives the next one's logits, and `recent` anew.
         read: reads several tokens a row; gives the logits after each row's last, and `recent` anew.
+        verify: reads several tokens a row; gives the logits after each of them, and `recent` anew.
+        probabilities, accept: the functions of these names in `sampling` and `acceptance`.
         fold: moves `recent` behind `past`.
         choose_controlled: chooses from logits that are changed first.
         logprobs: gives log P of chosen tokens, and the most probable ones.
@@ -75,14 +79,55 @@ class DecodeSteps:
             top, top_ids = ops.top_k(values, min(TOP_LOGPROBS, known))
             return chosen, ops.cast(top_ids, "int32"), top
 
+        def verify(
+            token_ids: Any,
+            lengths: Any,
+            slots: Any,
+            past: Sequence[KeyValues],
+            recent: Sequence[KeyValues],
+        ) -> tuple[Any, list[KeyValues]]:
+            states, recent = model.step(token_ids, lengths, slots, past, recent)
+            rows = ops.reshape(states, (-1, states.shape[-1]))  # (batch * new, embedding_dim)
+            logits = model.next_logits(rows)[:, :known]
+            return ops.reshape(logits, (-1, token_ids.shape[1], known)), recent
+
         self.first = compiled(first, model)
         self.next = compiled(following, model)
         self.read = compiled(read, model)
+        self.verify = compiled(verify, model)
+        self.probabilities = compiled(probabilities, model)
+        self.accept = compiled(accept, model)
         self.fold = compiled(fold, model)
         self.choose = compiled(choose, model)
         self.choose_controlled = compiled(choose_controlled, model)
         self.logprobs = compiled(logprobs, model)
         self.score = compiled(model.score_positions, model)
+        self._context_length = model.config.context_length
+
+    def fold_growing(
+        self,
+        past: list[KeyValues],
+        recent: Sequence[KeyValues],
+        lengths: np.ndarray,
+        slots: np.ndarray,
+    ) -> list[KeyValues]:
+        """Move `recent` behind `past`, which first grows to a larger bucket where it has no room.
+
+        Args:
+            past: for each layer a pair of (batch, heads, length, head_dim).
+            recent: for each layer a pair of (batch, heads, slots, head_dim).
+            lengths: (batch,) int32, how many tokens of each row are in `past`.
+            slots: (batch,) int32, how many are in `recent`.
+
+        Returns:
+            The new past.
+        """
+        context = self._context_length
+        needed = length_bucket(min(int((lengths + slots).max()), context), context)
+        if needed > ops.shape(past[0].keys)[2]:
+            past = grow_cache(past, needed)
+        folded: list[KeyValues] = self.fold(past, recent, ops.convert_to_tensor(lengths, "int32"))
+        return folded
 
 
 def decode_steps(model: Decoder) -> DecodeSteps:

@@ -37,6 +37,9 @@ class TextMethods:
         echo: bool = True,
         details: bool = False,
         logprobs: int | None = None,
+        draft_model: Decoder | None = None,
+        prompt_lookup: int | None = None,
+        num_draft_tokens: int | None = None,
     ) -> Any:
         """Continue prompts, token by token.
 
@@ -79,6 +82,13 @@ class TextMethods:
                 them, and log-probabilities.
             logprobs: how many of the most probable tokens `details` hold for each token, from 0
                 to 20, beside log P of the chosen one; None asks for neither.
+            draft_model: a smaller GPT with the same vocabulary that guesses the next tokens, which
+                this one then checks all at once: faster where many are right, and the answer is
+                the same where the temperature is 0, and drawn alike where it is not (but by other
+                random numbers). Rows are then decoded one after the other.
+            prompt_lookup: instead of a draft model, how many last tokens to look up in prompt and
+                answer, to guess what followed them there; 2 or 3 are usual.
+            num_draft_tokens: how many tokens are guessed at a time; 5 by default.
 
         Returns:
             Prompt and continuation: a string for a string, ids for ids, a list for a list. With
@@ -92,7 +102,8 @@ class TextMethods:
             >>> gpt.generate("Once upon a time", max_length=50, temperature=0.7, top_k=50, seed=0)
 
         Sources: top-k, arXiv:1805.04833; top-p, arXiv:1904.09751; min-p, arXiv:2407.01082; typical,
-        arXiv:2202.00666; repetition penalty, arXiv:1909.05858; n-grams, arXiv:1705.04304.
+        arXiv:2202.00666; repetition penalty, arXiv:1909.05858; n-grams, arXiv:1705.04304;
+        speculative decoding, arXiv:2211.17192.
         """
         return generation.generate(
             cast(Decoder, self),
@@ -120,6 +131,9 @@ class TextMethods:
             echo=echo,
             details=details,
             logprobs=logprobs,
+            draft_model=draft_model,
+            prompt_lookup=prompt_lookup,
+            num_draft_tokens=num_draft_tokens,
         )
 
     def stream(self, prompt: Any, **settings: Any) -> Iterator[Any]:
