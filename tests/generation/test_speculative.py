@@ -143,8 +143,10 @@ def test_drawn_tokens_have_the_model_s_distribution():
 
 def test_nothing_is_compiled_after_the_first_answers(disturbed_gpt3):
     gpt = shared_gpt("gpt3")
-    for settings in ({"draft_model": disturbed_gpt3}, {"prompt_lookup": 1}):
-        gpt.generate(PROMPTS[0], temperature=0, **settings)
+    # Within the first bucket, from it to the second, and within the second.
+    for prompt in (PROMPTS[0], PROMPTS[1], random_ids(35).tolist()):
+        for settings in ({"draft_model": disturbed_gpt3}, {"prompt_lookup": 1}):
+            gpt.generate(prompt, temperature=0, **settings)
     functions = [
         getattr(decode_steps(model), name)
         for model in (gpt, disturbed_gpt3)
