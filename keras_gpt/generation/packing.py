@@ -55,18 +55,24 @@ def pack(requests: Sequence[Request]) -> Iterator[PackedBatch]:
     """Give batches that together hold every request with a continuation once, the longest first."""
     groups = sorted(_groups(requests), key=lambda group: group.length)
     lengths = [group.length for group in groups]
+    length = 0
     while groups:
-        # A few short texts need no long row.
-        length = length_of_row(max(lengths[-1], min(sum(lengths), _USUAL_LENGTH)))
+        left = sum(lengths)
+        # One program more costs more time than a last batch that is not full.
+        is_rest = left < _TOKENS_AT_ONCE and 0 < length <= _TOKENS_AT_ONCE
+        if not is_rest:
+            # A few short texts need no long row.
+            length = length_of_row(max(lengths[-1], min(left, _USUAL_LENGTH)))
         most, rows = max(1, _TOKENS_AT_ONCE // length), list[list[_Group]]()
         while groups and len(rows) < most:
-            row, room = [], length
+            row, room = list[_Group](), length
             # The longest that still fits.
             while place := bisect.bisect_right(lengths, room):
                 row.append(groups.pop(place - 1))
                 room -= lengths.pop(place - 1)
             rows.append(row)
-        yield _batch(requests, rows, (min(most, batch_bucket(len(rows))), length))
+        num_rows = most if is_rest else min(most, batch_bucket(len(rows)))
+        yield _batch(requests, rows, (num_rows, length))
 
 
 def length_of_row(length: int) -> int:
