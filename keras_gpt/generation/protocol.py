@@ -40,3 +40,9 @@ class Decoder(Protocol):
 
     def score_positions(self, token_ids: Any, prefix_lengths: Any) -> Any:
         """Give -log P of each next token; see `GPT.score_positions`."""
+
+    def packed_states(self, token_ids: Any, positions: Any, segments: Any, branches: Any) -> Any:
+        """Read contexts with several continuations each; see `GPT.packed_states`."""
+
+    def project(self, states: Any) -> Any:
+        """Turn last states into logits; see `GPT.project`."""

@@ -3,7 +3,7 @@
 from keras_gpt.layers.attention import CausalSelfAttention
 from keras_gpt.layers.block import Block
 from keras_gpt.layers.feed_forward import FeedForward
-from keras_gpt.layers.masks import attention_mask, token_positions
+from keras_gpt.layers.masks import attention_mask, branch_mask, token_positions
 from keras_gpt.layers.normalization import make_norm
 from keras_gpt.layers.positions import PositionEmbedding, RotaryTables, rotary_tables, rotate
 from keras_gpt.layers.quantized import Dense, TokenEmbedding
@@ -17,6 +17,7 @@ __all__ = [
     "RotaryTables",
     "TokenEmbedding",
     "attention_mask",
+    "branch_mask",
     "make_norm",
     "rotary_tables",
     "rotate",

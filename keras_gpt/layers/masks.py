@@ -71,6 +71,39 @@ def attention_mask(
     return ops.expand_dims(seen, 1)
 
 
+def branch_mask(
+    positions: Any,
+    segments: Any,
+    branches: Any,
+    window: int | None = None,
+    both_ways: bool = False,
+) -> Any:
+    """Say which keys each query sees where continuations of one context stand side by side.
+
+    A continuation sees its own context and what it holds itself up to the query.
+
+    Args:
+        positions: (batch, time) int32, each token's place in its own sequence.
+        segments: (batch, time) int32, equal within a context and its continuations.
+        branches: (batch, time) int32, 0 in a context, then one number a continuation.
+        window: how many positions a query sees, itself included; None is all.
+        both_ways: whether the tokens of a context see each other both ways.
+
+    Returns:
+        (batch, 1, query, key) bool.
+    """
+    query, key = ops.expand_dims(positions, 2), ops.expand_dims(positions, 1)
+    in_context = ops.equal(branches, 0)
+    seen = key <= query  # (batch, query, key)
+    if both_ways:
+        inside = ops.logical_and(ops.expand_dims(in_context, 2), ops.expand_dims(in_context, 1))
+        seen = ops.logical_or(seen, inside)
+    if window is not None:
+        seen = ops.logical_and(seen, ops.abs(query - key) < window)
+    seen = ops.logical_and(seen, ops.logical_or(_keys(in_context), _same(branches)))
+    return ops.expand_dims(ops.logical_and(seen, _same(segments)), 1)
+
+
 def _keys(padding_mask: Any) -> Any:
     return ops.expand_dims(padding_mask, 1)  # (batch, 1, key)
 

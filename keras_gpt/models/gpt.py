@@ -16,6 +16,7 @@ from keras_gpt.layers import (
     RotaryTables,
     TokenEmbedding,
     attention_mask,
+    branch_mask,
     make_norm,
     rotary_tables,
     token_positions,
@@ -173,6 +174,32 @@ class GPT(TextMethods, Formats, NextTokenModel):
             window: attention_mask(time, window, mask, inputs.prefix_lengths, inputs.segment_ids)
             for window in set(self.config.attention_windows)
         }
+        return self._run_blocks(token_ids, positions, masks, training)
+
+    def packed_states(self, token_ids: Any, positions: Any, segments: Any, branches: Any) -> Any:
+        """Give the last states where continuations of one context stand side by side behind it.
+
+        Args:
+            token_ids: (batch, time) int32.
+            positions: (batch, time) int32, each token's place in its own sequence: that of a
+                continuation goes on from its context's.
+            segments: (batch, time) int32, equal within a context and its continuations.
+            branches: (batch, time) int32, 0 in a context, then one number a continuation.
+
+        Returns:
+            (batch, time, embedding_dim), from which `project` makes logits.
+        """
+        masks = {
+            window: branch_mask(
+                positions, segments, branches, window, self.config.bidirectional_prefix
+            )
+            for window in set(self.config.attention_windows)
+        }
+        return self._run_blocks(token_ids, positions, masks, training=False)
+
+    def _run_blocks(
+        self, token_ids: Any, positions: Any, masks: Mapping[int | None, Any], training: bool | None
+    ) -> Any:
         states, rotary = self._embed(token_ids, positions, training)
         for layer, block in enumerate(self.blocks):
             window = self.config.attention_window(layer)

@@ -13,7 +13,7 @@ from keras_gpt.evaluation import perplexity
 from keras_gpt.evaluation.scoring import (
     Request,
     encode_pair,
-    length_of_batch,
+
     score_requests,
 )
 from keras_gpt.evaluation.sliding_window import windows

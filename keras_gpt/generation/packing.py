@@ -1,0 +1,148 @@
+"""Contexts and what may follow them, packed into few rows: a context is read once for all that follow it.
+
+A row holds several contexts; behind each stand its continuations, side by side. A mask keeps them
+apart: a continuation sees its own context and itself. So equal contexts cost one reading, short texts
+fill long rows, and nearly all batches have one shape, which is compiled once.
+"""
+
+import bisect
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from keras_gpt.generation.cache import batch_bucket
+
+# Tokens of a batch: enough for a matrix product to run at full rate on a CPU.
+_TOKENS_AT_ONCE = 2048
+# A row is filled up to here. Attention's cost grows with a row's length, the padding of rows shrinks.
+_USUAL_LENGTH = 256
+_SMALLEST_LENGTH = 32
+
+
+class Request(NamedTuple):
+    """A continuation to score, and what it follows: at least one token."""
+
+    context: Sequence[int]
+    continuation: Sequence[int]
+
+
+class PackedBatch(NamedTuple):
+    """What the model reads at once, and where the states are that tell the continuations' tokens.
+
+    Args:
+        token_ids: (rows, length) int32.
+        positions: (rows, length) int32, each token's place in its own sequence.
+        segments: (rows, length) int32, equal within a context and its continuations; 0 is padding.
+        branches: (rows, length) int32, 0 in a context, then one number a continuation.
+        places: (count,) where in (rows * length) the state before each scored token is.
+        requests: (count,) the request that each scored token belongs to, with
+        offsets: (count,) its place in the continuation.
+        num_requests: how many requests are in the batch.
+    """
+
+    token_ids: np.ndarray
+    positions: np.ndarray
+    segments: np.ndarray
+    branches: np.ndarray
+    places: np.ndarray
+    requests: np.ndarray
+    offsets: np.ndarray
+    num_requests: int
+
+
+def pack(requests: Sequence[Request]) -> Iterator[PackedBatch]:
+    """Give batches that together hold every request with a continuation once, the longest first."""
+    groups = sorted(_groups(requests), key=lambda group: group.length)
+    lengths = [group.length for group in groups]
+    length = 0
+    while groups:
+        left = sum(lengths)
+        # One program more costs more time than a last batch that is not full.
+        is_rest = left < _TOKENS_AT_ONCE and 0 < length <= _TOKENS_AT_ONCE
+        if not is_rest:
+            # A few short texts need no long row.
+            length = length_of_row(max(lengths[-1], min(left, _USUAL_LENGTH)))
+        most, rows = max(1, _TOKENS_AT_ONCE // length), list[list[_Group]]()
+        while groups and len(rows) < most:
+            row, room = list[_Group](), length
+            # The longest that still fits.
+            while place := bisect.bisect_right(lengths, room):
+                row.append(groups.pop(place - 1))
+                room -= lengths.pop(place - 1)
+            rows.append(row)
+        num_rows = most if is_rest else min(most, batch_bucket(len(rows)))
+        yield _batch(requests, rows, (num_rows, length))
+
+
+def length_of_row(length: int) -> int:
+    """Give the length that a row is padded to: 32, 48, 64, 96, 128, ...
+
+    Example:
+        >>> length_of_row(70)
+        96
+    """
+    bucket = _SMALLEST_LENGTH
+    while bucket < length:
+        bucket = bucket * 3 // 2 if bucket & (bucket - 1) == 0 else bucket * 4 // 3
+    return bucket
+
+
+class _Group(NamedTuple):
+    length: int  # tokens that are read
+    members: list[int]  # requests with one context
+
+
+def _groups(requests: Sequence[Request]) -> Iterator[_Group]:
+    by_context: dict[tuple[int, ...], list[int]] = {}
+    for index, request in enumerate(requests):
+        if len(request.continuation):
+            by_context.setdefault(tuple(request.context), []).append(index)
+    for context, indices in by_context.items():
+        # A group may grow until as much follows the context as it is long, or to the usual length.
+        most = max(_USUAL_LENGTH, 2 * len(context))
+        length, members = len(context), list[int]()
+        for index in indices:
+            more = len(requests[index].continuation) - 1  # the last token is not read
+            if members and length + more > most:
+                yield _Group(length, members)
+                length, members = len(context), []
+            length += more
+            members.append(index)
+        yield _Group(length, members)
+
+
+def _batch(
+    requests: Sequence[Request], rows: list[list[_Group]], shape: tuple[int, int]
+) -> PackedBatch:
+    token_ids, positions, segments, branches = np.zeros((4, *shape), "int32")
+    places, owners, offsets = list[np.ndarray](), list[np.ndarray](), list[np.ndarray]()
+    for line, row in enumerate(rows):
+        start = 0
+        for segment, group in enumerate(row, 1):
+            context = requests[group.members[0]].context
+            segments[line, start : start + group.length] = segment
+            end = start + len(context)
+            token_ids[line, start:end] = context
+            positions[line, start:end] = np.arange(len(context))
+            last = line * shape[1] + end - 1
+            for branch, index in enumerate(group.members, 1):
+                continuation = requests[index].continuation
+                start, end = end, end + len(continuation) - 1
+                token_ids[line, start:end] = continuation[:-1]
+                positions[line, start:end] = len(context) + np.arange(end - start)
+                branches[line, start:end] = branch
+                places.append(np.append(last, line * shape[1] + np.arange(start, end)))
+                owners.append(np.full(len(continuation), index))
+                offsets.append(np.arange(len(continuation)))
+            start = end
+    return PackedBatch(
+        token_ids,
+        positions,
+        segments,
+        branches,
+        np.concatenate(places),
+        np.concatenate(owners),
+        np.concatenate(offsets),
+        len(places),
+    )
