@@ -2,9 +2,9 @@
 
 Inputs are rounded too, row by row, so that what is multiplied are integers of 8 bits and their sums
 are exact: a row's result does not depend on the rows beside it (arXiv:2208.07339 section 2.1). Four
-bits are too few for one scale a row. Each group of 32 columns has a multiplier of its own beside
-them, and the multiplier is an integer as well: an integer of 4 bits times its multiplier is one of 8
-bits, and takes the same product.
+bits are too few for one scale a row. Each group of 32 columns has a multiplier and an offset of its
+own beside them, and these are integers as well: an integer of 4 bits times its multiplier plus its
+offset is one of 8 bits, and takes the same product.
 """
 
 from collections.abc import Callable
@@ -14,11 +14,10 @@ import keras
 import numpy as np
 from keras import ops
 
-GROUP = 32  # columns of a 4-bit matrix that share a multiplier
+GROUP = 32  # columns of a 4-bit matrix that share a multiplier and an offset
 
 _LARGEST = 127
-_LARGEST_4 = 7
-_LARGEST_MULTIPLIER = _LARGEST // _LARGEST_4
+_LARGEST_4 = 15
 _TINY = float(np.finfo("float32").tiny)
 _ROWS_AT_ONCE = 4096  # of a matrix that is rounded to 4 bits, which takes several copies
 
@@ -36,81 +35,94 @@ def rounded(matrix: Any) -> tuple[np.ndarray, np.ndarray]:
     return ops.convert_to_numpy(integers), ops.convert_to_numpy(scale)[:, 0]
 
 
-def rounded_4(matrix: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Round each row of a matrix to integers from -7 to 7, with a multiplier for each group.
+def rounded_4(matrix: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Round each row of a matrix to integers from 0 to 15, times a multiplier, plus an offset.
 
     Args:
         matrix: (rows, columns) float.
 
     Returns:
         (rows, bytes) int8: two integers a byte, those of the first half of the columns in the low
-        bits; (rows, groups) int8, the multipliers, from 1 to 18; and (rows,) float32, what one step
-        stands for where the multiplier is 1. Columns are filled up with zeros to whole groups in
-        both halves.
+        bits; (rows, groups) int8, the multipliers; (rows, groups) int8, the offsets; and (rows,)
+        float32, what one step of the sums stands for. Columns are filled up with zeros to whole
+        groups in both halves.
     """
     matrix = ops.convert_to_numpy(ops.cast(matrix, "float32"))
     parts = [
         _round_4(matrix[start : start + _ROWS_AT_ONCE])
         for start in range(0, len(matrix), _ROWS_AT_ONCE)
     ]
-    packed, multipliers, scale = (np.concatenate(each) for each in zip(*parts, strict=True))
-    return packed, multipliers, scale
+    packed, multipliers, offsets, scale = (
+        np.concatenate(each) for each in zip(*parts, strict=True)
+    )
+    return packed, multipliers, offsets, scale
 
 
-def _round_4(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _round_4(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     rows, columns = matrix.shape
     matrix = np.pad(matrix, ((0, 0), (0, -columns % (2 * GROUP))))
-    groups = matrix.reshape(rows, -1, GROUP)
-    largest = np.abs(groups).max(axis=2, keepdims=True)
-    step = np.maximum(largest.max(axis=1, keepdims=True), _TINY)
-    step = step / np.float32(_LARGEST_4 * _LARGEST_MULTIPLIER)  # (rows, 1, 1)
-    # The multiplier that reaches the largest of its group is seldom the best: a finer step is worth
-    # that a few are cut off. The one of the least squared error is taken.
-    reaching = np.ceil(largest / (_LARGEST_4 * step))
-    best = np.ones_like(reaching)
+    step = np.maximum(np.abs(matrix).max(axis=1), _TINY) / np.float32(_LARGEST)  # (rows,)
+    groups = (matrix / step[:, None]).reshape(rows, -1, GROUP)
+    lowest, highest = groups.min(axis=2, keepdims=True), groups.max(axis=2, keepdims=True)
+    # The multiplier that reaches from end to end of its group is seldom the best: a finer step is
+    # worth that a few are cut off. The one of the least squared error is taken.
+    reaching = np.ceil((highest - lowest) / _LARGEST_4)
+    multipliers = offsets = np.zeros_like(reaching)
     least = np.full_like(reaching, np.inf)
-    for less in range(4):
-        multipliers = np.clip(reaching - less, 1, _LARGEST_MULTIPLIER)
-        units = multipliers * step
-        error = np.clip(np.round(groups / units), -_LARGEST_4, _LARGEST_4) * units - groups
-        squares = np.square(error).sum(axis=2, keepdims=True)
-        best = np.where(squares < least, multipliers, best)
-        least = np.minimum(squares, least)
-    integers = np.clip(np.round(groups / (best * step)), -_LARGEST_4, _LARGEST_4).astype("int8")
-    low, high = np.split(integers.reshape(rows, -1), 2, axis=1)
-    return low & 15 | high << 4, best[:, :, 0].astype("int8"), step[:, 0, 0]
+    integers = np.zeros_like(groups)
+    for less in range(3):
+        factors = np.maximum(reaching - less, 1)
+        middle = np.round((lowest + highest - factors * _LARGEST_4) / 2)
+        starts = np.maximum(middle, -_LARGEST)
+        most = np.minimum(_LARGEST_4, np.floor((_LARGEST - starts) / factors))
+        near = np.clip(np.round((groups - starts) / factors), 0, most)
+        squares = np.square(near * factors + starts - groups).sum(axis=2, keepdims=True)
+        better = squares < least
+        multipliers, offsets = (
+            np.where(better, factors, multipliers),
+            np.where(better, starts, offsets),
+        )
+        integers, least = np.where(better, near, integers), np.minimum(squares, least)
+    low, high = np.split(integers.astype("uint8").reshape(rows, -1), 2, axis=1)
+    packed = (low | high << 4).view("int8")
+    return packed, multipliers[:, :, 0].astype("int8"), offsets[:, :, 0].astype("int8"), step
 
 
 def packed_shapes(rows: int, columns: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Give the shapes of the bytes and of the multipliers of a matrix rounded to 4 bits."""
+    """Give the shapes of the bytes and of the multipliers (and offsets) of a matrix of 4 bits."""
     padded = columns + -columns % (2 * GROUP)
     return (rows, padded // 2), (rows, padded // GROUP)
 
 
-def unpacked(packed: Any, multipliers: Any, columns: int) -> Any:
+def unpacked(packed: Any, multipliers: Any, offsets: Any, columns: int) -> Any:
     """Give the 8-bit integers that a matrix of 4 bits stands for.
 
     Args:
         packed: (rows, bytes) int8, as from `rounded_4`.
         multipliers: (rows, groups) int8.
+        offsets: (rows, groups) int8.
         columns: how many columns the matrix has.
 
     Returns:
         (rows, columns) int8.
     """
-    return ops.concatenate(_halves(packed, multipliers), axis=1)[:, :columns]
+    return ops.concatenate(_halves(packed, multipliers, offsets), axis=1)[:, :columns]
 
 
-def _halves(packed: Any, multipliers: Any) -> tuple[Any, Any]:
-    low = ops.right_shift(ops.left_shift(packed, 4), 4)  # the second shift repeats the sign
-    high = ops.right_shift(packed, 4)
+def _halves(packed: Any, multipliers: Any, offsets: Any) -> tuple[Any, Any]:
     groups = multipliers.shape[1] // 2
 
-    def multiplied(integers: Any, factors: Any) -> Any:
-        each = ops.reshape(integers, (-1, groups, GROUP)) * ops.expand_dims(factors, 2)
+    def widened(integers: Any, factors: Any, starts: Any) -> Any:
+        # A plain 15 would make all of this 32 bits wide.
+        four_bits = ops.bitwise_and(integers, np.int8(_LARGEST_4))
+        each = ops.reshape(four_bits, (-1, groups, GROUP))
+        each = each * ops.expand_dims(factors, 2) + ops.expand_dims(starts, 2)
         return ops.reshape(each, (-1, groups * GROUP))
 
-    return multiplied(low, multipliers[:, :groups]), multiplied(high, multipliers[:, groups:])
+    return (
+        widened(packed, multipliers[:, :groups], offsets[:, :groups]),
+        widened(ops.right_shift(packed, 4), multipliers[:, groups:], offsets[:, groups:]),
+    )
 
 
 def int8_product(x: Any, matrix: Any, scale: Any) -> Any:
@@ -129,13 +141,14 @@ def int8_product(x: Any, matrix: Any, scale: Any) -> Any:
     return _product(x, [matrix], scale, _integer_product, lambda matrix: matrix)
 
 
-def int4_product(x: Any, packed: Any, multipliers: Any, scale: Any) -> Any:
+def int4_product(x: Any, packed: Any, multipliers: Any, offsets: Any, scale: Any) -> Any:
     """Multiply as `int8_product` does, by a matrix rounded to 4 bits.
 
     Args:
         x: (..., columns) float.
         packed: (rows, bytes) int8, as from `rounded_4`.
         multipliers: (rows, groups) int8.
+        offsets: (rows, groups) int8.
         scale: (rows,) float.
 
     Returns:
@@ -143,10 +156,10 @@ def int4_product(x: Any, packed: Any, multipliers: Any, scale: Any) -> Any:
     """
     columns = x.shape[-1]
 
-    def multiply(integers: Any, packed: Any, multipliers: Any) -> Any:
+    def multiply(integers: Any, packed: Any, multipliers: Any, offsets: Any) -> Any:
         width = packed.shape[1]
         integers = ops.pad(integers, [[0, 0], [0, 2 * width - columns]])
-        low, high = _halves(packed, multipliers)
+        low, high = _halves(packed, multipliers, offsets)
         # Two products: putting the halves side by side first costs a copy of the matrix.
         return _integer_product(integers[:, :width], low) + _integer_product(
             integers[:, width:], high
@@ -154,10 +167,10 @@ def int4_product(x: Any, packed: Any, multipliers: Any, scale: Any) -> Any:
 
     return _product(
         x,
-        [packed, multipliers],
+        [packed, multipliers, offsets],
         scale,
         multiply,
-        lambda packed, multipliers: unpacked(packed, multipliers, columns),
+        lambda packed, multipliers, offsets: unpacked(packed, multipliers, offsets, columns),
     )
 
 

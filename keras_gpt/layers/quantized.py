@@ -30,8 +30,9 @@ class Dense(keras.layers.Dense):
     """`keras.layers.Dense`, with int8 and int4 forms that a product with few rows is fast with.
 
     `quantize("int8")` rounds the weights of each output to integers up to 127 times a scale,
-    `quantize("int4")` to integers up to 7 times a multiplier for each 32 of them and a scale; from
-    then on each row of inputs is rounded to integers up to 127. Other modes are Keras' own.
+    `quantize("int4")` to integers from 0 to 15, with a multiplier and an offset for each 32 of them
+    and a scale; from then on each row of inputs is rounded to integers up to 127. Other modes are
+    Keras' own.
     Arguments are those of `keras.layers.Dense`.
 
     Example:
@@ -47,8 +48,12 @@ class Dense(keras.layers.Dense):
             return super().kernel
         integers = ops.convert_to_tensor(self._kernel)
         if self.quantization_mode == "int4":
-            multipliers = ops.convert_to_tensor(self.kernel_multipliers)
-            integers = unpacked(integers, multipliers, self._orig_input_dim)
+            integers = unpacked(
+                integers,
+                ops.convert_to_tensor(self.kernel_multipliers),
+                ops.convert_to_tensor(self.kernel_offsets),
+                self._orig_input_dim,
+            )
         kernel = ops.transpose(
             ops.cast(integers, self.variable_dtype) * ops.expand_dims(self.kernel_scale, 1)
         )
@@ -68,7 +73,8 @@ class Dense(keras.layers.Dense):
         if mode == "int8":
             _assign(rounded(matrix), self._kernel, self.kernel_scale)
         else:
-            _assign(rounded_4(matrix), self._kernel, self.kernel_multipliers, self.kernel_scale)
+            variables = (self.kernel_multipliers, self.kernel_offsets, self.kernel_scale)
+            _assign(rounded_4(matrix), self._kernel, *variables)
         _set_policy(self, mode)
 
     def _int8_build(self, kernel_shape: Any, config: Any = None) -> None:
@@ -77,15 +83,17 @@ class Dense(keras.layers.Dense):
 
     def _int4_build(self, kernel_shape: Any, config: Any = None) -> None:
         self._orig_input_dim = kernel_shape[1]  # Keras' `enable_lora` asks for it by this name
-        self._kernel, self.kernel_multipliers = _add_packed(self, "kernel", kernel_shape)
+        self._kernel, self.kernel_multipliers, self.kernel_offsets = _add_packed(
+            self, "kernel", kernel_shape
+        )
         self.kernel_scale = _add_scale(self, "kernel_scale", self.units)
 
     def _int8_call(self, inputs: Any, training: bool | None = None) -> Any:
         return self._finish(inputs, int8_product(inputs, self._kernel, self.kernel_scale))
 
     def _int4_call(self, inputs: Any, training: bool | None = None) -> Any:
-        x = int4_product(inputs, self._kernel, self.kernel_multipliers, self.kernel_scale)
-        return self._finish(inputs, x)
+        groups = (self.kernel_multipliers, self.kernel_offsets)
+        return self._finish(inputs, int4_product(inputs, self._kernel, *groups, self.kernel_scale))
 
     def _finish(self, inputs: Any, x: Any) -> Any:
         if self.lora_enabled:
@@ -128,7 +136,7 @@ class TokenEmbedding(keras.layers.ReversibleEmbedding):
     def _stored(self, name: str, mode: str) -> list[Any]:
         """Give the variables of one of the matrices in the order of `rounded` and `rounded_4`."""
         integers = self._embeddings if name == "embeddings" else self.reverse_embeddings
-        kinds = ["scale"] if mode == "int8" else ["multipliers", "scale"]
+        kinds = ["scale"] if mode == "int8" else ["multipliers", "offsets", "scale"]
         return [integers, *(getattr(self, f"{name}_{kind}") for kind in kinds)]
 
     def _int8_build(self, embeddings_shape: Any, config: Any = None) -> None:
@@ -141,14 +149,16 @@ class TokenEmbedding(keras.layers.ReversibleEmbedding):
             )
 
     def _int4_build(self, embeddings_shape: Any, config: Any = None) -> None:
-        self._embeddings, self.embeddings_multipliers = _add_packed(
+        self._embeddings, self.embeddings_multipliers, self.embeddings_offsets = _add_packed(
             self, "embeddings", embeddings_shape
         )
         self.embeddings_scale = _add_scale(self, "embeddings_scale", self.input_dim)
         if not self.tie_weights:
-            self.reverse_embeddings, self.reverse_embeddings_multipliers = _add_packed(
-                self, "reverse_embeddings", embeddings_shape
-            )
+            (
+                self.reverse_embeddings,
+                self.reverse_embeddings_multipliers,
+                self.reverse_embeddings_offsets,
+            ) = _add_packed(self, "reverse_embeddings", embeddings_shape)
             self.reverse_embeddings_scale = _add_scale(
                 self, "reverse_embeddings_scale", self.input_dim
             )
@@ -162,8 +172,9 @@ class TokenEmbedding(keras.layers.ReversibleEmbedding):
     def _int4_call(self, inputs: Any, reverse: bool = False) -> Any:
         if reverse:
             return int4_product(inputs, *self._projection("int4"))
-        packed, multipliers, scale = self._rows(inputs, "int4")
-        return self._looked_up(inputs, unpacked(packed, multipliers, self.output_dim), scale)
+        packed, multipliers, offsets, scale = self._rows(inputs, "int4")
+        integers = unpacked(packed, multipliers, offsets, self.output_dim)
+        return self._looked_up(inputs, integers, scale)
 
     def _projection(self, mode: str) -> list[Any]:
         return self._stored("embeddings" if self.tie_weights else "reverse_embeddings", mode)
@@ -185,12 +196,10 @@ def _add_integers(layer: keras.layers.Layer, name: str, shape: tuple[int, int]) 
     )
 
 
-def _add_packed(layer: keras.layers.Layer, name: str, shape: tuple[int, int]) -> tuple[Any, Any]:
-    packed, multipliers = packed_shapes(*shape)
-    return (
-        _add_integers(layer, name, packed),
-        _add_integers(layer, f"{name}_multipliers", multipliers),
-    )
+def _add_packed(layer: keras.layers.Layer, name: str, shape: tuple[int, int]) -> list[Any]:
+    packed, groups = packed_shapes(*shape)
+    shapes = {name: packed, f"{name}_multipliers": groups, f"{name}_offsets": groups}
+    return [_add_integers(layer, each, shapes[each]) for each in shapes]
 
 
 def _add_scale(layer: keras.layers.Layer, name: str, rows: int) -> Any:

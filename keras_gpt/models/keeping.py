@@ -83,9 +83,9 @@ class Keeping(keras.Model):
         """Replace the weights by integers, for good: smaller, and faster to generate with.
 
         In "int8" each output's weights become integers up to 127 times a scale, and each row of
-        inputs is rounded so too. In "int4" they become integers up to 7, two a byte, times a
-        multiplier for each 32 of them and a scale: half the memory of "int8", slower, and farther
-        from the full model. A quantized model can be exported, but not saved.
+        inputs is rounded so too. In "int4" they become integers from 0 to 15, two a byte, with a
+        multiplier and an offset for each 32 of them: little more than half the memory of "int8",
+        slower, and farther from the full model. A quantized model can be exported, but not saved.
 
         Args:
             mode: "int8", "int4" or another of Keras' modes.
