@@ -56,7 +56,8 @@ def test_loss_is_near_that_of_the_full_model(models):
     for gpt in models:
         gpt.compile("sgd")
     a, b = [gpt.evaluate(IDS[:, :-1], IDS[:, 1:], verbose=0) for gpt in (full, small)]
-    assert b == pytest.approx(a, rel=0.05)
+    allowed = 0.05 if small.token_embedding.quantization_mode == "int8" else 0.1
+    assert b == pytest.approx(a, rel=allowed)
 
 
 @pytest.mark.parametrize(
