@@ -1,10 +1,9 @@
-"""Dense and embedding layers whose int8 form is made for decoding.
+"""Dense and embedding layers whose int8 and int4 forms are made for decoding.
 
 Decoding one token reads every weight once and computes little with it, so its time is that of
-reading. Weights are rounded once, inputs at every call, a scale for each row of both (as Keras does
-it, arXiv:2208.07339 section 2.1). What differs from Keras is how the integers lie and are multiplied:
-with each output's weights side by side, and never fewer than two rows of inputs, XLA takes a fast
-integer product on a CPU. Keras' own int8 was several times slower (tests/benchmarks/RESULTS.md).
+reading. What differs from Keras' own int8 and int4 is how the integers lie and are multiplied: with
+each output's weights side by side, and never fewer than two rows of inputs, XLA takes a fast integer
+product on a CPU. Keras' own int8 was several times slower (tests/benchmarks/RESULTS.md).
 """
 
 from typing import Any
@@ -13,16 +12,28 @@ import keras
 import numpy as np
 from keras import ops
 
-_LARGEST = 127
+from keras_gpt.layers.integers import (
+    int4_product,
+    int8_product,
+    packed_shapes,
+    rounded,
+    rounded_4,
+    unpacked,
+)
+
+# Modes whose rounding and products are ours, each with one setting only; others are Keras' own.
+OUR_MODES = ("int8", "int4")
 
 
 @keras.saving.register_keras_serializable("keras_gpt")
 class Dense(keras.layers.Dense):
-    """`keras.layers.Dense`, with an int8 form that a product with few rows is fast with.
+    """`keras.layers.Dense`, with int8 and int4 forms that a product with few rows is fast with.
 
-    `quantize("int8")` rounds the weights of each output to integers up to 127 times a scale, and
-    from then on so is each row of inputs; other modes are Keras' own. Arguments are those of
-    `keras.layers.Dense`.
+    `quantize("int8")` rounds the weights of each output to integers up to 127 times a scale,
+    `quantize("int4")` to integers from 0 to 15, with a multiplier and an offset for each 32 of them
+    and a scale; from then on each row of inputs is rounded to integers up to 127. Other modes are
+    Keras' own.
+    Arguments are those of `keras.layers.Dense`.
 
     Example:
         >>> layer = Dense(3)
@@ -32,11 +43,19 @@ class Dense(keras.layers.Dense):
 
     @property
     def kernel(self) -> Any:
-        """The matrix (inputs, units); of an int8 layer, as its integers stand for it."""
-        if self.quantization_mode != "int8":
+        """The matrix (inputs, units); of a rounded layer, as its integers stand for it."""
+        if self.quantization_mode not in OUR_MODES:
             return super().kernel
+        integers = ops.convert_to_tensor(self._kernel)
+        if self.quantization_mode == "int4":
+            integers = unpacked(
+                integers,
+                ops.convert_to_tensor(self.kernel_multipliers),
+                ops.convert_to_tensor(self.kernel_offsets),
+                self._orig_input_dim,
+            )
         kernel = ops.transpose(
-            ops.cast(self._kernel, self.variable_dtype) * ops.expand_dims(self.kernel_scale, 1)
+            ops.cast(integers, self.variable_dtype) * ops.expand_dims(self.kernel_scale, 1)
         )
         if self.lora_enabled:
             scale = self.lora_alpha / self.lora_rank
@@ -45,26 +64,38 @@ class Dense(keras.layers.Dense):
 
     def quantize(self, mode: Any = None, type_check: bool = True, config: Any = None) -> None:
         """Replace the weights by integers; see the class."""
-        if mode != "int8":
+        if mode not in OUR_MODES:
             super().quantize(mode, type_check=False, config=config)
             return
-        values, scale = rounded(ops.transpose(self.kernel))
+        matrix = ops.transpose(self.kernel)  # (units, inputs)
         del self._kernel
-        self.quantized_build(values.shape, mode, config)
-        self._kernel.assign(values)
-        self.kernel_scale.assign(scale)
-        _set_int8_policy(self)
+        self.quantized_build(tuple(matrix.shape), mode, config)
+        if mode == "int8":
+            _assign(rounded(matrix), self._kernel, self.kernel_scale)
+        else:
+            variables = (self.kernel_multipliers, self.kernel_offsets, self.kernel_scale)
+            _assign(rounded_4(matrix), self._kernel, *variables)
+        _set_policy(self, mode)
 
     def _int8_build(self, kernel_shape: Any, config: Any = None) -> None:
-        self._kernel = self.add_weight(
-            name="kernel", shape=kernel_shape, initializer="zeros", dtype="int8", trainable=False
+        self._kernel = _add_integers(self, "kernel", kernel_shape)
+        self.kernel_scale = _add_scale(self, "kernel_scale", self.units)
+
+    def _int4_build(self, kernel_shape: Any, config: Any = None) -> None:
+        self._orig_input_dim = kernel_shape[1]  # Keras' `enable_lora` asks for it by this name
+        self._kernel, self.kernel_multipliers, self.kernel_offsets = _add_packed(
+            self, "kernel", kernel_shape
         )
-        self.kernel_scale = self.add_weight(
-            name="kernel_scale", shape=(self.units,), initializer="ones", trainable=False
-        )
+        self.kernel_scale = _add_scale(self, "kernel_scale", self.units)
 
     def _int8_call(self, inputs: Any, training: bool | None = None) -> Any:
-        x = int8_product(inputs, self._kernel, self.kernel_scale)
+        return self._finish(inputs, int8_product(inputs, self._kernel, self.kernel_scale))
+
+    def _int4_call(self, inputs: Any, training: bool | None = None) -> Any:
+        groups = (self.kernel_multipliers, self.kernel_offsets)
+        return self._finish(inputs, int4_product(inputs, self._kernel, *groups, self.kernel_scale))
+
+    def _finish(self, inputs: Any, x: Any) -> Any:
         if self.lora_enabled:
             delta = ops.matmul(ops.matmul(inputs, self.lora_kernel_a), self.lora_kernel_b)
             x = x + ops.cast(self.lora_alpha / self.lora_rank * delta, x.dtype)
@@ -75,7 +106,7 @@ class Dense(keras.layers.Dense):
 
 @keras.saving.register_keras_serializable("keras_gpt")
 class TokenEmbedding(keras.layers.ReversibleEmbedding):
-    """`keras.layers.ReversibleEmbedding`, with an int8 form like that of `Dense`.
+    """`keras.layers.ReversibleEmbedding`, with int8 and int4 forms like those of `Dense`.
 
     Arguments are those of `keras.layers.ReversibleEmbedding`.
 
@@ -87,127 +118,99 @@ class TokenEmbedding(keras.layers.ReversibleEmbedding):
 
     def quantize(self, mode: Any = None, type_check: bool = True, config: Any = None) -> None:
         """Replace the weights by integers; see `Dense`."""
-        if mode != "int8":
+        if mode not in OUR_MODES:
             super().quantize(mode, type_check=False, config=config)
             return
-        values, scale = rounded(self._embeddings)
-        reverse = None if self.tie_weights else rounded(ops.transpose(self.reverse_embeddings))
+        names = ["embeddings"] if self.tie_weights else ["embeddings", "reverse_embeddings"]
+        matrices = [ops.convert_to_tensor(self._embeddings)]
         del self._embeddings
-        if reverse is not None:
+        if not self.tie_weights:
+            matrices.append(ops.transpose(ops.convert_to_tensor(self.reverse_embeddings)))
             del self.reverse_embeddings
-        self.quantized_build(values.shape, mode, config)
-        self._embeddings.assign(values)
-        self.embeddings_scale.assign(scale)
-        if reverse is not None:
-            self.reverse_embeddings.assign(reverse[0])
-            self.reverse_embeddings_scale.assign(reverse[1])
-        _set_int8_policy(self)
+        self.quantized_build(tuple(matrices[0].shape), mode, config)
+        for name, matrix in zip(names, matrices, strict=True):
+            values = rounded(matrix) if mode == "int8" else rounded_4(matrix)
+            _assign(values, *self._stored(name, mode))
+        _set_policy(self, mode)
+
+    def _stored(self, name: str, mode: str) -> list[Any]:
+        """Give the variables of one of the matrices in the order of `rounded` and `rounded_4`."""
+        integers = self._embeddings if name == "embeddings" else self.reverse_embeddings
+        kinds = ["scale"] if mode == "int8" else ["multipliers", "offsets", "scale"]
+        return [integers, *(getattr(self, f"{name}_{kind}") for kind in kinds)]
 
     def _int8_build(self, embeddings_shape: Any, config: Any = None) -> None:
-        def matrix(name: str) -> Any:
-            return self.add_weight(
-                name=name,
-                shape=embeddings_shape,
-                initializer="zeros",
-                dtype="int8",
-                trainable=False,
-            )
-
-        def scale(name: str) -> Any:
-            return self.add_weight(
-                name=name, shape=(self.input_dim,), initializer="ones", trainable=False
-            )
-
-        self._embeddings = matrix("embeddings")
-        self.embeddings_scale = scale("embeddings_scale")
+        self._embeddings = _add_integers(self, "embeddings", embeddings_shape)
+        self.embeddings_scale = _add_scale(self, "embeddings_scale", self.input_dim)
         if not self.tie_weights:
-            self.reverse_embeddings = matrix("reverse_embeddings")
-            self.reverse_embeddings_scale = scale("reverse_embeddings_scale")
+            self.reverse_embeddings = _add_integers(self, "reverse_embeddings", embeddings_shape)
+            self.reverse_embeddings_scale = _add_scale(
+                self, "reverse_embeddings_scale", self.input_dim
+            )
+
+    def _int4_build(self, embeddings_shape: Any, config: Any = None) -> None:
+        self._embeddings, self.embeddings_multipliers, self.embeddings_offsets = _add_packed(
+            self, "embeddings", embeddings_shape
+        )
+        self.embeddings_scale = _add_scale(self, "embeddings_scale", self.input_dim)
+        if not self.tie_weights:
+            (
+                self.reverse_embeddings,
+                self.reverse_embeddings_multipliers,
+                self.reverse_embeddings_offsets,
+            ) = _add_packed(self, "reverse_embeddings", embeddings_shape)
+            self.reverse_embeddings_scale = _add_scale(
+                self, "reverse_embeddings_scale", self.input_dim
+            )
 
     def _int8_call(self, inputs: Any, reverse: bool = False) -> Any:
-        if not reverse:
-            rows = ops.take(ops.convert_to_tensor(self._embeddings), inputs, axis=0)
-            scale = ops.take(ops.convert_to_tensor(self.embeddings_scale), inputs, axis=0)
-            scaled = ops.cast(rows, scale.dtype) * ops.expand_dims(scale, -1)
-            return ops.cast(scaled, self.compute_dtype)
-        if self.tie_weights:
-            return int8_product(inputs, self._embeddings, self.embeddings_scale)
-        return int8_product(inputs, self.reverse_embeddings, self.reverse_embeddings_scale)
+        if reverse:
+            return int8_product(inputs, *self._projection("int8"))
+        integers, scale = self._rows(inputs, "int8")
+        return self._looked_up(inputs, integers, scale)
+
+    def _int4_call(self, inputs: Any, reverse: bool = False) -> Any:
+        if reverse:
+            return int4_product(inputs, *self._projection("int4"))
+        packed, multipliers, offsets, scale = self._rows(inputs, "int4")
+        integers = unpacked(packed, multipliers, offsets, self.output_dim)
+        return self._looked_up(inputs, integers, scale)
+
+    def _projection(self, mode: str) -> list[Any]:
+        return self._stored("embeddings" if self.tie_weights else "reverse_embeddings", mode)
+
+    def _rows(self, ids: Any, mode: str) -> list[Any]:
+        flat = ops.reshape(ids, (-1,))
+        stored = self._stored("embeddings", mode)
+        return [ops.take(ops.convert_to_tensor(each), flat, axis=0) for each in stored]
+
+    def _looked_up(self, ids: Any, integers: Any, scale: Any) -> Any:
+        scaled = ops.cast(integers, scale.dtype) * ops.expand_dims(scale, 1)
+        shape = (*ops.shape(ids), self.output_dim)
+        return ops.reshape(ops.cast(scaled, self.compute_dtype), shape)
 
 
-def _set_int8_policy(layer: keras.layers.Layer) -> None:
-    """Let a layer be called as an int8 one, whose results have the dtype that they had."""
-    layer.dtype_policy = keras.dtype_policies.get(f"int8_from_{layer.dtype_policy.name}")
+def _add_integers(layer: keras.layers.Layer, name: str, shape: tuple[int, int]) -> Any:
+    return layer.add_weight(
+        name=name, shape=shape, initializer="zeros", dtype="int8", trainable=False
+    )
 
 
-def rounded(matrix: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Round each row of a matrix to integers from -127 to 127.
-
-    Args:
-        matrix: (rows, columns) float.
-
-    Returns:
-        (rows, columns) int8, and (rows,) float32, what one step of each row stands for.
-    """
-    integers, scale = _round_rows(ops.cast(matrix, "float32"))
-    return ops.convert_to_numpy(integers), ops.convert_to_numpy(scale)[:, 0]
+def _add_packed(layer: keras.layers.Layer, name: str, shape: tuple[int, int]) -> list[Any]:
+    packed, groups = packed_shapes(*shape)
+    shapes = {name: packed, f"{name}_multipliers": groups, f"{name}_offsets": groups}
+    return [_add_integers(layer, each, shapes[each]) for each in shapes]
 
 
-def int8_product(x: Any, matrix: Any, scale: Any) -> Any:
-    """Round x row by row and multiply it by a rounded matrix: x Wᵀ.
-
-    The integers' sums are exact, so a row's result does not depend on the rows beside it. The
-    gradient of x is that of the product without the rounding.
-
-    Args:
-        x: (..., columns) float.
-        matrix: (rows, columns) int8.
-        scale: (rows,) float, what one step of each row stands for.
-
-    Returns:
-        (..., rows) in the dtype of `x`.
-    """
-    columns = x.shape[-1]
-
-    @ops.custom_gradient
-    def product(x: Any, matrix: Any, scale: Any) -> Any:
-        flat = ops.reshape(ops.cast(x, "float32"), (-1, columns))
-        count = flat.shape[0]
-        if count is None or count < 2:
-            # A product with one row takes another road in XLA, which is slower.
-            flat = ops.pad(flat, [[0, 1], [0, 0]])
-        integers, steps = _round_rows(flat)
-        sums = ops.cast(_integer_product(integers, matrix), "float32")
-        # (rows of x, 1) * (rows of the matrix,)
-        result = ops.cast(sums * steps * ops.cast(scale, "float32"), x.dtype)
-        if count is None or count < 2:
-            result = result[:-1]
-        result = ops.reshape(result, (*ops.shape(x)[:-1], matrix.shape[0]))
-
-        def gradient(*args: Any, upstream: Any = None) -> tuple[Any, None, None]:
-            upstream = args[0] if upstream is None else upstream
-            full = ops.cast(matrix, upstream.dtype) * ops.cast(
-                ops.expand_dims(scale, 1), upstream.dtype
-            )
-            return ops.matmul(upstream, full), None, None
-
-        return result, gradient
-
-    return product(x, ops.convert_to_tensor(matrix), ops.convert_to_tensor(scale))
+def _add_scale(layer: keras.layers.Layer, name: str, rows: int) -> Any:
+    return layer.add_weight(name=name, shape=(rows,), initializer="ones", trainable=False)
 
 
-def _integer_product(integers: Any, matrix: Any) -> Any:
-    """Give x Wᵀ of (n, columns) and (rows, columns) int8 as (n, rows) int32."""
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        # Keras has no product with a transposed matrix, and XLA would lay the whole of it out anew.
-        return tf.matmul(integers, matrix, transpose_b=True, output_type=tf.int32)
-    return ops.matmul(integers, ops.transpose(matrix))
+def _assign(values: tuple[np.ndarray, ...], *variables: Any) -> None:
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
 
 
-def _round_rows(matrix: Any) -> tuple[Any, Any]:
-    """Give integers as (rows, columns) int8, and what a step stands for as (rows, 1) float32."""
-    largest = ops.max(ops.abs(matrix), axis=1, keepdims=True)
-    steps = ops.maximum(largest, float(np.finfo("float32").tiny)) / _LARGEST
-    return ops.cast(ops.round(matrix / steps), "int8"), steps
+def _set_policy(layer: keras.layers.Layer, mode: str) -> None:
+    """Let a layer be called as a rounded one, whose results have the dtype that they had."""
+    layer.dtype_policy = keras.dtype_policies.get(f"{mode}_from_{layer.dtype_policy.name}")

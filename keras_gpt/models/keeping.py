@@ -9,6 +9,12 @@ import keras
 from keras_gpt.checkpoints import Checkpoint, named_tensors, open_checkpoint, save_preset
 from keras_gpt.files import whole_file
 
+# Modes with one way to round, and the configs that Keras makes for them.
+_USUAL = {
+    "int8": keras.quantizers.Int8QuantizationConfig,
+    "int4": keras.quantizers.Int4QuantizationConfig,
+}
+
 
 class Keeping(keras.Model):
     """`save`, `save_to_preset`, and what `from_preset` needs, for a model with a tokenizer."""
@@ -77,26 +83,29 @@ class Keeping(keras.Model):
         """Replace the weights by integers, for good: smaller, and faster to generate with.
 
         In "int8" each output's weights become integers up to 127 times a scale, and each row of
-        inputs is rounded so too. A quantized model can be exported, but not saved.
+        inputs is rounded so too. In "int4" they become integers from 0 to 15, two a byte, with a
+        multiplier and an offset for each 32 of them: little more than half the memory of "int8",
+        slower, and farther from the full model. A quantized model can be exported, but not saved.
 
         Args:
             mode: "int8", "int4" or another of Keras' modes.
-            config: one of Keras' quantization configs in place of a mode; "int8" has the usual only.
+            config: one of Keras' quantization configs in place of a mode; "int8" and "int4" have the
+                usual only.
             **kwargs: as for `keras.Model.quantize`.
 
         Raises:
-            ValueError: there is no such mode, or `config` asks for another "int8".
+            ValueError: there is no such mode, or `config` asks for another "int8" or "int4".
 
         Example:
             >>> gpt.quantize("int8")
             >>> gpt.generate("Once upon a time", max_new_tokens=20)
         """
         # Keras makes the usual config of a mode before it calls this.
-        usual = keras.quantizers.Int8QuantizationConfig().get_config()
-        if getattr(config, "mode", None) == "int8" and config.get_config() != usual:
+        asked = getattr(config, "mode", None)
+        if asked in _USUAL and config.get_config() != _USUAL[asked]().get_config():
             raise ValueError(
-                'config must be the usual one for int8, whose rounding is fixed here: pass mode="int8". '
-                f"Received: config={config.get_config()}"
+                f"config must be the usual one for {asked}, whose rounding is fixed here: pass "
+                f'mode="{asked}". Received: config={config.get_config()}'
             )
         with warnings.catch_warnings():
             # Norms have nothing to quantize, which Keras would say once for each of them.

@@ -1,0 +1,231 @@
+"""Matrices rounded to integers of 8 or 4 bits, and products with them.
+
+Inputs are rounded too, row by row, so that what is multiplied are integers of 8 bits and their sums
+are exact: a row's result does not depend on the rows beside it (arXiv:2208.07339 section 2.1). Four
+bits are too few for one scale a row. Each group of 32 columns has a multiplier and an offset of its
+own beside them, and these are integers as well: an integer of 4 bits times its multiplier plus its
+offset is one of 8 bits, and takes the same product.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+GROUP = 32  # columns of a 4-bit matrix that share a multiplier and an offset
+
+_LARGEST = 127
+_LARGEST_4 = 15
+_TINY = float(np.finfo("float32").tiny)
+_ROWS_AT_ONCE = 4096  # of a matrix that is rounded to 4 bits, which takes several copies
+
+
+def rounded(matrix: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Round each row of a matrix to integers from -127 to 127.
+
+    Args:
+        matrix: (rows, columns) float.
+
+    Returns:
+        (rows, columns) int8, and (rows,) float32, what one step of each row stands for.
+    """
+    integers, scale = _round_rows(ops.cast(matrix, "float32"))
+    return ops.convert_to_numpy(integers), ops.convert_to_numpy(scale)[:, 0]
+
+
+def rounded_4(matrix: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Round each row of a matrix to integers from 0 to 15, times a multiplier, plus an offset.
+
+    Args:
+        matrix: (rows, columns) float.
+
+    Returns:
+        (rows, bytes) int8: two integers a byte, those of the first half of the columns in the low
+        bits; (rows, groups) int8, the multipliers; (rows, groups) int8, the offsets; and (rows,)
+        float32, what one step of the sums stands for. Columns are filled up with zeros to whole
+        groups in both halves.
+    """
+    matrix = ops.convert_to_numpy(ops.cast(matrix, "float32"))
+    parts = [
+        _round_4(matrix[start : start + _ROWS_AT_ONCE])
+        for start in range(0, len(matrix), _ROWS_AT_ONCE)
+    ]
+    packed, multipliers, offsets, scale = (
+        np.concatenate(each) for each in zip(*parts, strict=True)
+    )
+    return packed, multipliers, offsets, scale
+
+
+def _round_4(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    rows, columns = matrix.shape
+    matrix = np.pad(matrix, ((0, 0), (0, -columns % (2 * GROUP))))
+    step = np.maximum(np.abs(matrix).max(axis=1), _TINY) / np.float32(_LARGEST)  # (rows,)
+    groups = (matrix / step[:, None]).reshape(rows, -1, GROUP)
+    lowest, highest = groups.min(axis=2, keepdims=True), groups.max(axis=2, keepdims=True)
+    # The multiplier that reaches from end to end of its group is seldom the best: a finer step is
+    # worth that a few are cut off. The one of the least squared error is taken.
+    reaching = np.ceil((highest - lowest) / _LARGEST_4)
+    multipliers = offsets = np.zeros_like(reaching)
+    least = np.full_like(reaching, np.inf)
+    integers = np.zeros_like(groups)
+    for less in range(3):
+        factors = np.maximum(reaching - less, 1)
+        middle = np.round((lowest + highest - factors * _LARGEST_4) / 2)
+        starts = np.maximum(middle, -_LARGEST)
+        most = np.minimum(_LARGEST_4, np.floor((_LARGEST - starts) / factors))
+        near = np.clip(np.round((groups - starts) / factors), 0, most)
+        squares = np.square(near * factors + starts - groups).sum(axis=2, keepdims=True)
+        better = squares < least
+        multipliers, offsets = (
+            np.where(better, factors, multipliers),
+            np.where(better, starts, offsets),
+        )
+        integers, least = np.where(better, near, integers), np.minimum(squares, least)
+    low, high = np.split(integers.astype("uint8").reshape(rows, -1), 2, axis=1)
+    packed = (low | high << 4).view("int8")
+    return packed, multipliers[:, :, 0].astype("int8"), offsets[:, :, 0].astype("int8"), step
+
+
+def packed_shapes(rows: int, columns: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Give the shapes of the bytes and of the multipliers (and offsets) of a matrix of 4 bits."""
+    padded = columns + -columns % (2 * GROUP)
+    return (rows, padded // 2), (rows, padded // GROUP)
+
+
+def unpacked(packed: Any, multipliers: Any, offsets: Any, columns: int) -> Any:
+    """Give the 8-bit integers that a matrix of 4 bits stands for.
+
+    Args:
+        packed: (rows, bytes) int8, as from `rounded_4`.
+        multipliers: (rows, groups) int8.
+        offsets: (rows, groups) int8.
+        columns: how many columns the matrix has.
+
+    Returns:
+        (rows, columns) int8.
+    """
+    return ops.concatenate(_halves(packed, multipliers, offsets), axis=1)[:, :columns]
+
+
+def _halves(packed: Any, multipliers: Any, offsets: Any) -> tuple[Any, Any]:
+    groups = multipliers.shape[1] // 2
+
+    def widened(integers: Any, factors: Any, starts: Any) -> Any:
+        # A plain 15 would make all of this 32 bits wide.
+        four_bits = ops.bitwise_and(integers, np.int8(_LARGEST_4))
+        each = ops.reshape(four_bits, (-1, groups, GROUP))
+        each = each * ops.expand_dims(factors, 2) + ops.expand_dims(starts, 2)
+        return ops.reshape(each, (-1, groups * GROUP))
+
+    return (
+        widened(packed, multipliers[:, :groups], offsets[:, :groups]),
+        widened(ops.right_shift(packed, 4), multipliers[:, groups:], offsets[:, groups:]),
+    )
+
+
+def int8_product(x: Any, matrix: Any, scale: Any) -> Any:
+    """Round x row by row and multiply it by a rounded matrix: x Wᵀ.
+
+    The gradient of x is that of the product without the rounding.
+
+    Args:
+        x: (..., columns) float.
+        matrix: (rows, columns) int8.
+        scale: (rows,) float, what one step of each row stands for.
+
+    Returns:
+        (..., rows) in the dtype of `x`.
+    """
+    return _product(x, [matrix], scale, _integer_product, lambda matrix: matrix)
+
+
+def int4_product(x: Any, packed: Any, multipliers: Any, offsets: Any, scale: Any) -> Any:
+    """Multiply as `int8_product` does, by a matrix rounded to 4 bits.
+
+    Args:
+        x: (..., columns) float.
+        packed: (rows, bytes) int8, as from `rounded_4`.
+        multipliers: (rows, groups) int8.
+        offsets: (rows, groups) int8.
+        scale: (rows,) float.
+
+    Returns:
+        (..., rows) in the dtype of `x`.
+    """
+    columns = x.shape[-1]
+
+    def multiply(integers: Any, packed: Any, multipliers: Any, offsets: Any) -> Any:
+        width = packed.shape[1]
+        integers = ops.pad(integers, [[0, 0], [0, 2 * width - columns]])
+        low, high = _halves(packed, multipliers, offsets)
+        # Two products: putting the halves side by side first costs a copy of the matrix.
+        return _integer_product(integers[:, :width], low) + _integer_product(
+            integers[:, width:], high
+        )
+
+    return _product(
+        x,
+        [packed, multipliers, offsets],
+        scale,
+        multiply,
+        lambda packed, multipliers, offsets: unpacked(packed, multipliers, offsets, columns),
+    )
+
+
+def _product(
+    x: Any,
+    stored: list[Any],
+    scale: Any,
+    multiply: Callable[..., Any],
+    widened: Callable[..., Any],
+) -> Any:
+    """Multiply by a matrix that lies in `stored`.
+
+    `multiply` gives the int32 sums (n, rows) of (n, columns) int8 and what is stored, `widened` the
+    integers (rows, columns) that it stands for.
+    """
+    columns = x.shape[-1]
+
+    @ops.custom_gradient
+    def product(x: Any, scale: Any, *stored: Any) -> Any:
+        flat = ops.reshape(ops.cast(x, "float32"), (-1, columns))
+        count = flat.shape[0]
+        if count is None or count < 2:
+            # A product with one row takes another road in XLA, which is slower.
+            flat = ops.pad(flat, [[0, 1], [0, 0]])
+        integers, steps = _round_rows(flat)
+        sums = ops.cast(multiply(integers, *stored), "float32")
+        # (rows of x, 1) * (rows of the matrix,)
+        result = ops.cast(sums * steps * ops.cast(scale, "float32"), x.dtype)
+        if count is None or count < 2:
+            result = result[:-1]
+        result = ops.reshape(result, (*ops.shape(x)[:-1], scale.shape[0]))
+
+        def gradient(*args: Any, upstream: Any = None) -> tuple[Any, ...]:
+            upstream = args[0] if upstream is None else upstream
+            full = ops.cast(widened(*stored), upstream.dtype)
+            full = full * ops.cast(ops.expand_dims(scale, 1), upstream.dtype)
+            return ops.matmul(upstream, full), None, *(None for _ in stored)
+
+        return result, gradient
+
+    return product(x, ops.convert_to_tensor(scale), *map(ops.convert_to_tensor, stored))
+
+
+def _integer_product(integers: Any, matrix: Any) -> Any:
+    """Give x Wᵀ of (n, columns) and (rows, columns) int8 as (n, rows) int32."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        # Keras has no product with a transposed matrix, and XLA would lay the whole of it out anew.
+        return tf.matmul(integers, matrix, transpose_b=True, output_type=tf.int32)
+    return ops.matmul(integers, ops.transpose(matrix))
+
+
+def _round_rows(matrix: Any) -> tuple[Any, Any]:
+    """Give integers as (rows, columns) int8, and what a step stands for as (rows, 1) float32."""
+    largest = ops.max(ops.abs(matrix), axis=1, keepdims=True)
+    steps = ops.maximum(largest, _TINY) / _LARGEST
+    return ops.cast(ops.round(matrix / steps), "int8"), steps
