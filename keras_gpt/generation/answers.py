@@ -19,7 +19,9 @@ class Answer:
         token_ids: the new tokens, those of a stop string included, without a stop token.
         text: their text up to a stop string (after the prompt's where `echo` asks for it); None
             where ids were given.
-        finish_reason: "stop" for a stop token or a stop string, "length" for the most new tokens.
+        finish_reason: "stop" for a stop token, a stop string, or a constraint that lets nothing
+            follow; "length" for the most new tokens; "constraint" where a constraint could not be
+            followed to its end (see `ConstraintState`).
         logprobs: log P of each new token, as the model itself has it; None unless asked for.
         top_logprobs: for each new token the most probable ones; None unless asked for.
     """
@@ -41,7 +43,7 @@ class GrowingAnswer:
 
     Attributes:
         token_ids: the new tokens so far.
-        has_stopped: whether a stop token or string ended it.
+        has_stopped: whether a stop token, a stop string or a constraint ended it.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class GrowingAnswer:
     ) -> None:
         self.token_ids: list[int] = []
         self.has_stopped = False
+        self._end = "stop"  # where it has stopped
         self._logprobs: list[float] = []
         self._top: list[dict[int, float]] = []
         self._decoder = None
@@ -67,13 +70,16 @@ class GrowingAnswer:
             self.has_stopped = True
             return ""
         self.token_ids.append(chosen.token)
+        if chosen.end is not None:
+            self.has_stopped, self._end = True, chosen.end
         if chosen.logprob is not None and chosen.top_logprobs is not None:
             self._logprobs.append(chosen.logprob)
             self._top.append(chosen.top_logprobs)
         if self._decoder is None or chosen.token in self._special:
             return ""
         piece = self._stop.push(self._decoder.push(chosen.token))
-        self.has_stopped = self._stop.found
+        if self._stop.found:
+            self.has_stopped, self._end = True, "stop"
         return piece
 
     def finish(self) -> str:
@@ -87,7 +93,7 @@ class GrowingAnswer:
         return Answer(
             token_ids=self.token_ids,
             text=text,
-            finish_reason="stop" if self.has_stopped else "length",
+            finish_reason=self._end if self.has_stopped else "length",
             logprobs=self._logprobs if with_logprobs else None,
             top_logprobs=self._top if with_logprobs else None,
         )

@@ -13,6 +13,7 @@ from keras_gpt.generation.cache import (
     grow_cache,
     length_bucket,
 )
+from keras_gpt.generation.constraints import ConstraintState, start_constraint
 from keras_gpt.generation.control import Control, Seen, controls_of, seen_of
 from keras_gpt.generation.protocol import Decoder
 from keras_gpt.generation.rows import Row, padded_prompts, sampling_of, tensor
@@ -58,8 +59,11 @@ class Batch:
         self._sampling = sampling_of(self._rows)
         self._control: Control | None = None
         self._seen: Seen  # where there is control
-        if any(row.options.is_controlled for row in self._rows):
+        if any(row.is_controlled for row in self._rows):
             self._be_controlled()
+        # None for rows without a constraint, and for those that nobody looks at.
+        self._states: list[ConstraintState | None] = [None] * self.size
+        self._states[: len(rows)] = [self._start(row) for row in rows]
         self._logits, self._past = read.logits, list(read.past)
         self._recent = empty_recent(self._past)
         self.tokens = self._choose()
@@ -79,6 +83,9 @@ class Batch:
         others[list(live)] = False
         self._lengths = np.where(others, 0, self._lengths).astype("int32")
         self._slots = np.where(others, 0, self._slots).astype("int32")
+        self._states = [
+            None if other else each for other, each in zip(others, self._states, strict=True)
+        ]
         if self._slots.max() == RECENT_SLOTS:
             self._fold()
         self.steps = self.steps + 1
@@ -97,6 +104,11 @@ class Batch:
         found = self._steps.logprobs(self._logits, tensor(self.tokens, "int32"))
         return Logprobs(*[ops.convert_to_numpy(each) for each in found])
 
+    def end_of(self, place: int) -> str | None:
+        """Say why a row's constraint ends it with its last token; None where it goes on."""
+        state = self._states[place]
+        return None if state is None else state.ended
+
     def keep(self, indices: Sequence[int]) -> None:
         """Go on with these rows alone, in this order; one may be kept several times."""
         more = batch_bucket(len(indices)) - len(indices)
@@ -107,6 +119,11 @@ class Batch:
             return type(parts)(*[ops.take(each, index, axis=0) for each in parts])
 
         self._rows = [self._rows[place] for place in places]
+        states = [self._states[place] for place in indices]
+        for at, state in enumerate(states):
+            if state is not None and indices[at] in indices[:at]:
+                states[at] = state.copy()
+        self._states = [*states, *[None] * more]
         self._past = [kept(layer) for layer in self._past]
         self._recent = [kept(layer) for layer in self._recent]
         self._sampling = kept(self._sampling)
@@ -141,6 +158,7 @@ class Batch:
         size = self.size
         self._logits = ops.concatenate([self._logits, other._logits], axis=0)
         self._rows = [*self._rows, *other._rows]
+        self._states = [*self._states, *other._states]
         for name in ("tokens", "steps", "_lengths", "_slots"):
             setattr(self, name, np.concatenate([getattr(self, name), getattr(other, name)]))
         self.keep([*places, *[size + place for place in range(other.size)]])
@@ -158,12 +176,32 @@ class Batch:
                 steps,
                 self._control,
                 self._seen,
-                tensor(np.ones((1, self._steps.known)), "bool"),
+                tensor(self._allowed(), "bool"),
                 tensor(self._forced(), "int32"),
             )
         else:
             chosen = self._steps.choose(self._logits, self._sampling, steps)
-        return np.asarray(ops.convert_to_numpy(chosen))
+        tokens = np.asarray(ops.convert_to_numpy(chosen))
+        for token, state in zip(tokens, self._states, strict=True):
+            if state is not None:
+                state.accept(int(token))
+        return tokens
+
+    def _start(self, row: Row) -> ConstraintState | None:
+        tokenizer = self._model.tokenizer
+        if row.constraint is None or tokenizer is None:
+            return None
+        return start_constraint(tokenizer, row.constraint, row.stop_token_ids)
+
+    def _allowed(self) -> np.ndarray:
+        """Give what constraints leave, (size or 1, vocab_size) bool."""
+        if all(row.constraint is None for row in self._rows):
+            return np.ones((1, self._steps.known), "bool")
+        allowed = np.ones((self.size, self._steps.known), "bool")
+        for place, state in enumerate(self._states):
+            if state is not None:
+                allowed[place] = state.allowed()
+        return allowed
 
     def _forced(self) -> list[int]:
         """Give the token that each row must take now; -1 for none."""

@@ -95,12 +95,16 @@ def choose_controlled(
     Returns:
         (batch,) int32 tokens, and `seen` with them.
     """
+    plain = logits
     logits = add_bias(logits, control.bias)
     counts = TokenCounts(seen.prompt_counts, seen.new_counts)
     logits = penalize(logits, counts, control.repetition, control.presence, control.frequency)
     logits = ban_repeated_ngrams(logits, seen.history, seen.lengths, control.ngram_size)
     logits = hold_back(logits, control.stops, control.min_new_tokens, step)
     logits = ops.where(allowed, logits, -float("inf"))
+    # A constraint holds whatever the other settings ban: where they leave nothing, they are not asked.
+    is_blocked = ops.max(logits, axis=-1, keepdims=True) == -float("inf")
+    logits = ops.where(is_blocked, ops.where(allowed, plain, -float("inf")), logits)
     tokens = ops.where(forced >= 0, forced, choose(logits, sampling, step))
     places = ops.expand_dims(ops.arange(ops.shape(seen.history)[1], dtype="int32"), 0)
     here = places == ops.expand_dims(seen.lengths, 1)

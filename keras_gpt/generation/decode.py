@@ -17,6 +17,7 @@ class Chosen(NamedTuple):
     is_stop: bool  # the row ends here, and the token does not belong to the answer
     logprob: float | None
     top_logprobs: dict[int, float] | None  # the most probable tokens
+    end: str | None = None  # why the row ends with this token, which belongs to the answer
 
 
 def decode(
@@ -53,6 +54,7 @@ def decode(
             index
             for index in live
             if not tokens[index].is_stop
+            and tokens[index].end is None
             and index not in ended
             and step < rows[index].max_new_tokens
         ]
@@ -83,5 +85,5 @@ def chosen_tokens(
             logprob = float(found.chosen[place])
             pairs = zip(found.top_ids[place], found.top[place], strict=True)
             top = {int(each): float(value) for each, value in list(pairs)[:num_logprobs]}
-        chosen.append(Chosen(token, token in stops, logprob, top))
+        chosen.append(Chosen(token, token in stops, logprob, top, batch.end_of(place)))
     return chosen

@@ -95,7 +95,7 @@ def _pieces(
         piece: Any = answer.push(tokens[0])
         if answer.has_stopped:
             ended.add(0)
-        elif not as_text:
+        if not (as_text or tokens[0].is_stop):
             yield tokens[0].token
         if piece:
             yield piece

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from keras_gpt.generation.constraints import Constraint, start_constraint
 from keras_gpt.generation.processors import bias_rows
 from keras_gpt.generation.protocol import Decoder
 from keras_gpt.generation.rows import Row
@@ -80,6 +81,7 @@ def read_rows(
     num_return_sequences: int = 1,
     stop_token_ids: Sequence[int] | None = None,
     truncate: str | None = None,
+    constraint: Constraint | None = None,
     **settings: Any,
 ) -> list[Row]:
     """Check the settings and make one row for each sequence to return; see `generate`."""
@@ -97,6 +99,7 @@ def read_rows(
     _ids(options.forced_token_ids, "forced_token_ids", known)
     check_int("num_return_sequences", num_return_sequences, 1, None)
     stops = tuple(read_stop_token_ids(model, stop_token_ids))
+    _check_constraint(model, constraint, stops, options.forced_token_ids)
     if truncate not in (None, "left"):
         raise ValueError(f"truncate must be None or 'left'. Received: truncate={truncate!r}")
 
@@ -123,6 +126,7 @@ def read_rows(
                     options=options,
                     sequence=sequence,
                     stop_token_ids=stops,
+                    constraint=constraint,
                 )
             )
     return rows
@@ -165,6 +169,37 @@ def read_num_logprobs(logprobs: int | None, details: bool) -> int | None:
                 f"logprobs={logprobs}, details={details}"
             )
     return logprobs
+
+
+def _check_constraint(
+    model: Decoder, constraint: Constraint | None, stops: Sequence[int], forced: Sequence[int]
+) -> None:
+    """Refuse a constraint that this model cannot follow, or that what is forced breaks."""
+    if constraint is None:
+        return
+    if not isinstance(constraint, Constraint):
+        raise TypeError(
+            "constraint must be a keras_gpt.generation.Constraint. Received: constraint of type "
+            f"{type(constraint).__name__}"
+        )
+    if model.tokenizer is None:
+        raise ValueError(
+            "constraint is about text, and this model has no tokenizer: make it with "
+            f"tokenizer=... Received: constraint={constraint.definition!r:.200}"
+        )
+    state = start_constraint(model.tokenizer, constraint, stops)
+    if state.ended:
+        raise ValueError(
+            "constraint must be able to begin with a token that is no stop token. Received: "
+            f"constraint={constraint.definition!r:.200}, stop_token_ids={list(stops)}"
+        )
+    for place, token in enumerate(forced):
+        if state.ended or not state.allowed()[token]:
+            raise ValueError(
+                "forced_token_ids must follow the constraint. Received: "
+                f"forced_token_ids[{place}]={token} where it is not allowed"
+            )
+        state.accept(token)
 
 
 def _fit_prompt(

@@ -110,7 +110,7 @@ class Request:
         piece = self.growing.push(chosen)
         if self.asked.as_text:
             self._show(piece)
-        elif not self.growing.has_stopped:
+        elif not chosen.is_stop:
             self._pieces.put(chosen.token)
         is_full = len(self.growing.token_ids) >= self.asked.row.max_new_tokens
         return self.growing.has_stopped or is_full

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from keras import ops
 
+from keras_gpt.generation.constraints import Constraint
 from keras_gpt.generation.random import prompt_seeds
 from keras_gpt.generation.sampling import Sampling
 from keras_gpt.generation.sampling_options import SamplingOptions
@@ -21,6 +22,12 @@ class Row:
     options: SamplingOptions
     sequence: int = 0  # which of several answers to the same prompt
     stop_token_ids: tuple[int, ...] = ()
+    constraint: Constraint | None = None
+
+    @property
+    def is_controlled(self) -> bool:
+        """Say whether something changes the logits besides temperature and cut-offs."""
+        return self.constraint is not None or self.options.is_controlled
 
 
 def padded_prompts(rows: Sequence[Row], time: int) -> np.ndarray:

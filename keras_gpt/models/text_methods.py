@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 from keras_gpt import generation
+from keras_gpt.generation import Constraint
 from keras_gpt.generation.protocol import Decoder
 
 
@@ -34,6 +35,7 @@ class TextMethods:
         forced_token_ids: Sequence[int] = (),
         min_new_tokens: int = 0,
         stop: str | Sequence[str] | None = None,
+        constraint: Constraint | None = None,
         echo: bool = True,
         details: bool = False,
         logprobs: int | None = None,
@@ -77,6 +79,9 @@ class TextMethods:
             forced_token_ids: the ids that the answer begins with.
             min_new_tokens: how many tokens an answer has before one of `stop_token_ids` may end it.
             stop: a string or several, each of which ends an answer and is left out of it.
+            constraint: what an answer, without its prompt, must be: `Constraint.json_schema(...)`
+                and others; needs a tokenizer. Where the settings above ban all that it allows,
+                they do not count.
             echo: whether an answer begins with its prompt.
             details: whether to give `keras_gpt.generation.Answer` objects: text, new ids, what ended
                 them, and log-probabilities.
@@ -128,6 +133,7 @@ class TextMethods:
             forced_token_ids=forced_token_ids,
             min_new_tokens=min_new_tokens,
             stop=stop,
+            constraint=constraint,
             echo=echo,
             details=details,
             logprobs=logprobs,
