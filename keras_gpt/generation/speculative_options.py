@@ -62,10 +62,10 @@ def decode_as_asked(
     check_int("num_draft_tokens", num_draft_tokens, 1, MOST_DRAFT_TOKENS)
     if draft_model is not None:
         _check_draft(model, draft_model, rows)
-    if num_logprobs is not None or any(row.options.is_controlled for row in rows):
+    if num_logprobs is not None or any(row.is_controlled for row in rows):
         raise ValueError(
             "draft_model and prompt_lookup go with temperature, top_k, top_p, min_p and typical_p, "
-            "and not with logprobs, penalties, biases, bans, forced tokens, n-grams or "
+            "and not with logprobs, a constraint, penalties, biases, bans, forced tokens, n-grams or "
             f"min_new_tokens. Received: logprobs={num_logprobs}, {rows[0].options}"
         )
     return _one_by_one(model, rows, ended, draft_model, prompt_lookup, num_draft_tokens)
