@@ -7,7 +7,7 @@ fill long rows, and nearly all batches have one shape, which is compiled once.
 
 import bisect
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -65,12 +65,7 @@ def pack(requests: Sequence[Request]) -> Iterator[PackedBatch]:
             length = length_of_row(max(lengths[-1], min(left, _USUAL_LENGTH)))
         most, rows = max(1, _TOKENS_AT_ONCE // length), list[list[_Group]]()
         while groups and len(rows) < most:
-            row, room = list[_Group](), length
-            # The longest that still fits.
-            while place := bisect.bisect_right(lengths, room):
-                row.append(groups.pop(place - 1))
-                room -= lengths.pop(place - 1)
-            rows.append(row)
+            rows.append(_take(groups, lengths, length))
         num_rows = most if is_rest else min(most, batch_bucket(len(rows)))
         yield _batch(requests, rows, (num_rows, length))
 
@@ -99,17 +94,24 @@ def _groups(requests: Sequence[Request]) -> Iterator[_Group]:
         if len(request.continuation):
             by_context.setdefault(tuple(request.context), []).append(index)
     for context, indices in by_context.items():
-        # A group may grow until as much follows the context as it is long, or to the usual length.
-        most = max(_USUAL_LENGTH, 2 * len(context))
-        length, members = len(context), list[int]()
-        for index in indices:
-            more = len(requests[index].continuation) - 1  # the last token is not read
-            if members and length + more > most:
-                yield _Group(length, members)
-                length, members = len(context), []
-            length += more
-            members.append(index)
-        yield _Group(length, members)
+        indices.sort(key=lambda index: len(requests[index].continuation))
+        # The last token of a continuation is not read.
+        lengths = [len(requests[index].continuation) - 1 for index in indices]
+        # What follows a context may be as long as it is, or fill a row.
+        most = max(_USUAL_LENGTH - len(context), len(context))
+        while indices:
+            left = sum(lengths)
+            members = _take(indices, lengths, max(most, lengths[-1]))
+            yield _Group(len(context) + left - sum(lengths), members)
+
+
+def _take(items: list[Any], lengths: list[int], room: int) -> list[Any]:
+    """Take the longest that fits, again and again; `lengths` are those of `items`, ascending."""
+    taken = []
+    while place := bisect.bisect_right(lengths, room):
+        taken.append(items.pop(place - 1))
+        room -= lengths.pop(place - 1)
+    return taken
 
 
 def _batch(

@@ -100,7 +100,9 @@ def _pieces(pieces: Iterator[_Piece]) -> Iterator[_Piece]:
     """Cut and join pieces so that all but the last have the size of one projection."""
     held: _Piece | None = None
     for piece in pieces:
-        held = piece if held is None else _Piece(*map(np.concatenate, zip(held, piece, strict=True)))
+        held = (
+            piece if held is None else _Piece(*map(np.concatenate, zip(held, piece, strict=True)))
+        )
         while len(held.states) >= _POSITIONS_AT_ONCE:
             yield _Piece(*[each[:_POSITIONS_AT_ONCE] for each in held])
             held = _Piece(*[each[_POSITIONS_AT_ONCE:] for each in held])
