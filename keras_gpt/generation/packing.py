@@ -35,9 +35,8 @@ class PackedBatch(NamedTuple):
         positions: (rows, length) int32, each token's place in its own sequence.
         segments: (rows, length) int32, equal within a context and its continuations; 0 is padding.
         branches: (rows, length) int32, 0 in a context, then one number a continuation.
-        places: (count,) where in (rows * length) the state before each scored token is.
-        requests: (count,) the request that each scored token belongs to, with
-        offsets: (count,) its place in the continuation.
+        places: (count,) where in (rows * length) the state is that tells each scored token.
+        tokens: (count,) which tokens these are, counted through all requests' continuations.
         num_requests: how many requests are in the batch.
     """
 
@@ -46,8 +45,7 @@ class PackedBatch(NamedTuple):
     segments: np.ndarray
     branches: np.ndarray
     places: np.ndarray
-    requests: np.ndarray
-    offsets: np.ndarray
+    tokens: np.ndarray
     num_requests: int
 
 
@@ -55,6 +53,7 @@ def pack(requests: Sequence[Request]) -> Iterator[PackedBatch]:
     """Give batches that together hold every request with a continuation once, the longest first."""
     groups = sorted(_groups(requests), key=lambda group: group.length)
     lengths = [group.length for group in groups]
+    ends = np.cumsum([len(request.continuation) for request in requests])
     length = 0
     while groups:
         left = sum(lengths)
@@ -67,7 +66,7 @@ def pack(requests: Sequence[Request]) -> Iterator[PackedBatch]:
         while groups and len(rows) < most:
             rows.append(_take(groups, lengths, length))
         num_rows = most if is_rest else min(most, batch_bucket(len(rows)))
-        yield _batch(requests, rows, (num_rows, length))
+        yield _batch(requests, ends, rows, (num_rows, length))
 
 
 def length_of_row(length: int) -> int:
@@ -115,16 +114,16 @@ def _take(items: list[Any], lengths: list[int], room: int) -> list[Any]:
 
 
 def _batch(
-    requests: Sequence[Request], rows: list[list[_Group]], shape: tuple[int, int]
+    requests: Sequence[Request], ends: np.ndarray, rows: list[list[_Group]], shape: tuple[int, int]
 ) -> PackedBatch:
     token_ids, positions, segments, branches = np.zeros((4, *shape), "int32")
-    places, owners, offsets = list[np.ndarray](), list[np.ndarray](), list[np.ndarray]()
+    places, tokens = list[np.ndarray](), list[np.ndarray]()
     for line, row in enumerate(rows):
-        start = 0
+        end = 0
         for segment, group in enumerate(row, 1):
             context = requests[group.members[0]].context
-            segments[line, start : start + group.length] = segment
-            end = start + len(context)
+            segments[line, end : end + group.length] = segment
+            start, end = end, end + len(context)
             token_ids[line, start:end] = context
             positions[line, start:end] = np.arange(len(context))
             last = line * shape[1] + end - 1
@@ -134,17 +133,15 @@ def _batch(
                 token_ids[line, start:end] = continuation[:-1]
                 positions[line, start:end] = len(context) + np.arange(end - start)
                 branches[line, start:end] = branch
+                # The context's last state tells the first token.
                 places.append(np.append(last, line * shape[1] + np.arange(start, end)))
-                owners.append(np.full(len(continuation), index))
-                offsets.append(np.arange(len(continuation)))
-            start = end
+                tokens.append(np.arange(ends[index] - len(continuation), ends[index]))
     return PackedBatch(
         token_ids,
         positions,
         segments,
         branches,
         np.concatenate(places),
-        np.concatenate(owners),
-        np.concatenate(offsets),
+        np.concatenate(tokens),
         len(places),
     )

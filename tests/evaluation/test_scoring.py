@@ -48,6 +48,7 @@ def test_scores_are_those_of_the_plain_logits(name: str) -> None:
     seen: list[int] = []
     scores = score_requests(gpt, requests, seen.append)
     assert sum(seen) == len(requests)
+    assert score_requests(gpt, []) == []
     for request, score in zip(requests, scores, strict=True):
         total, greedy = _plain(gpt, request)
         assert score.log_probability == pytest.approx(total, abs=2e-3)

@@ -23,13 +23,15 @@ def packed(requests):
 @given(REQUESTS)
 def test_each_scored_token_follows_what_it_is_given(requests):
     """From its state's place, by segment, branch and position, its whole sequence can be read."""
+    owners = [(i, t) for i, each in enumerate(requests) for t in range(len(each.continuation))]
     seen = set()
     for batch in packed(requests):
         ids, positions, segments, branches = [np.asarray(each) for each in batch[:4]]
         length = ids.shape[1]
-        for place, index, offset in zip(batch.places, batch.requests, batch.offsets, strict=True):
-            assert (index, offset) not in seen
-            seen.add((index, offset))
+        for place, token in zip(batch.places, batch.tokens, strict=True):
+            assert token not in seen
+            seen.add(token)
+            index, offset = owners[token]
             if offset not in (0, len(requests[index].continuation) - 1):
                 continue  # the ends say enough, and are fewer
             line, column = divmod(place, length)
@@ -39,7 +41,7 @@ def test_each_scored_token_follows_what_it_is_given(requests):
             context, continuation = requests[index]
             assert ids[line][mine].tolist() == [*context, *continuation[:offset]]
             assert positions[line][mine].tolist() == list(range(len(context) + offset))
-    assert len(seen) == sum(len(request.continuation) for request in requests)
+    assert len(seen) == len(owners)
 
 
 @given(REQUESTS)
@@ -92,7 +94,8 @@ def test_what_has_no_continuation_is_not_read():
     """There is nothing to score."""
     assert packed([Request([1], [])]) == []
     (batch,) = packed([Request([1], []), Request([2], [3])])
-    assert batch.requests.tolist() == [1]
+    assert batch.tokens.tolist() == [0]
+    assert batch.token_ids[0, :2].tolist() == [2, 0]
 
 
 @given(st.integers(1, 5000))
