@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from keras_gpt.models import GPT
     from keras_gpt.tokenizers import Tokenizer
 
+
 class Score(NamedTuple):
     """What came out of a request.
 

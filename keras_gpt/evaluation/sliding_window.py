@@ -4,7 +4,8 @@ import math
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
-from keras_gpt.evaluation.scoring import Request, score_requests
+from keras_gpt.evaluation.scoring import score_requests
+from keras_gpt.generation.packing import Request
 
 if TYPE_CHECKING:
     from keras_gpt.models import GPT

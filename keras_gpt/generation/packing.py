@@ -7,7 +7,7 @@ fill long rows, and nearly all batches have one shape, which is compiled once.
 
 import bisect
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -35,9 +35,8 @@ class PackedBatch(NamedTuple):
         positions: (rows, length) int32, each token's place in its own sequence.
         segments: (rows, length) int32, equal within a context and its continuations; 0 is padding.
         branches: (rows, length) int32, 0 in a context, then one number a continuation.
-        places: (count,) where in (rows * length) the state before each scored token is.
-        requests: (count,) the request that each scored token belongs to, with
-        offsets: (count,) its place in the continuation.
+        places: (count,) where in (rows * length) the state is that tells each scored token.
+        tokens: (count,) which tokens these are, counted through all requests' continuations.
         num_requests: how many requests are in the batch.
     """
 
@@ -46,8 +45,7 @@ class PackedBatch(NamedTuple):
     segments: np.ndarray
     branches: np.ndarray
     places: np.ndarray
-    requests: np.ndarray
-    offsets: np.ndarray
+    tokens: np.ndarray
     num_requests: int
 
 
@@ -55,6 +53,7 @@ def pack(requests: Sequence[Request]) -> Iterator[PackedBatch]:
     """Give batches that together hold every request with a continuation once, the longest first."""
     groups = sorted(_groups(requests), key=lambda group: group.length)
     lengths = [group.length for group in groups]
+    ends = np.cumsum([len(request.continuation) for request in requests])
     length = 0
     while groups:
         left = sum(lengths)
@@ -65,14 +64,9 @@ def pack(requests: Sequence[Request]) -> Iterator[PackedBatch]:
             length = length_of_row(max(lengths[-1], min(left, _USUAL_LENGTH)))
         most, rows = max(1, _TOKENS_AT_ONCE // length), list[list[_Group]]()
         while groups and len(rows) < most:
-            row, room = list[_Group](), length
-            # The longest that still fits.
-            while place := bisect.bisect_right(lengths, room):
-                row.append(groups.pop(place - 1))
-                room -= lengths.pop(place - 1)
-            rows.append(row)
+            rows.append(_take(groups, lengths, length))
         num_rows = most if is_rest else min(most, batch_bucket(len(rows)))
-        yield _batch(requests, rows, (num_rows, length))
+        yield _batch(requests, ends, rows, (num_rows, length))
 
 
 def length_of_row(length: int) -> int:
@@ -99,30 +93,37 @@ def _groups(requests: Sequence[Request]) -> Iterator[_Group]:
         if len(request.continuation):
             by_context.setdefault(tuple(request.context), []).append(index)
     for context, indices in by_context.items():
-        # A group may grow until as much follows the context as it is long, or to the usual length.
-        most = max(_USUAL_LENGTH, 2 * len(context))
-        length, members = len(context), list[int]()
-        for index in indices:
-            more = len(requests[index].continuation) - 1  # the last token is not read
-            if members and length + more > most:
-                yield _Group(length, members)
-                length, members = len(context), []
-            length += more
-            members.append(index)
-        yield _Group(length, members)
+        indices.sort(key=lambda index: len(requests[index].continuation))
+        # The last token of a continuation is not read.
+        lengths = [len(requests[index].continuation) - 1 for index in indices]
+        # What follows a context may be as long as it is, or fill a row.
+        most = max(_USUAL_LENGTH - len(context), len(context))
+        while indices:
+            left = sum(lengths)
+            members = _take(indices, lengths, max(most, lengths[-1]))
+            yield _Group(len(context) + left - sum(lengths), members)
+
+
+def _take(items: list[Any], lengths: list[int], room: int) -> list[Any]:
+    """Take the longest that fits, again and again; `lengths` are those of `items`, ascending."""
+    taken = []
+    while place := bisect.bisect_right(lengths, room):
+        taken.append(items.pop(place - 1))
+        room -= lengths.pop(place - 1)
+    return taken
 
 
 def _batch(
-    requests: Sequence[Request], rows: list[list[_Group]], shape: tuple[int, int]
+    requests: Sequence[Request], ends: np.ndarray, rows: list[list[_Group]], shape: tuple[int, int]
 ) -> PackedBatch:
     token_ids, positions, segments, branches = np.zeros((4, *shape), "int32")
-    places, owners, offsets = list[np.ndarray](), list[np.ndarray](), list[np.ndarray]()
+    places, tokens = list[np.ndarray](), list[np.ndarray]()
     for line, row in enumerate(rows):
-        start = 0
+        end = 0
         for segment, group in enumerate(row, 1):
             context = requests[group.members[0]].context
-            segments[line, start : start + group.length] = segment
-            end = start + len(context)
+            segments[line, end : end + group.length] = segment
+            start, end = end, end + len(context)
             token_ids[line, start:end] = context
             positions[line, start:end] = np.arange(len(context))
             last = line * shape[1] + end - 1
@@ -132,17 +133,15 @@ def _batch(
                 token_ids[line, start:end] = continuation[:-1]
                 positions[line, start:end] = len(context) + np.arange(end - start)
                 branches[line, start:end] = branch
+                # The context's last state tells the first token.
                 places.append(np.append(last, line * shape[1] + np.arange(start, end)))
-                owners.append(np.full(len(continuation), index))
-                offsets.append(np.arange(len(continuation)))
-            start = end
+                tokens.append(np.arange(ends[index] - len(continuation), ends[index]))
     return PackedBatch(
         token_ids,
         positions,
         segments,
         branches,
         np.concatenate(places),
-        np.concatenate(owners),
-        np.concatenate(offsets),
+        np.concatenate(tokens),
         len(places),
     )

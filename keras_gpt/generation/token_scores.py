@@ -46,20 +46,15 @@ def score_tokens(
         One for each request, in their order.
     """
     functions: _Functions = kept_with(model, "_token_scores", lambda: _functions(model))
-    answers = [
-        TokenScores(np.empty(count, "float32"), np.empty(count, "bool"))
-        for count in (len(request.continuation) for request in requests)
-    ]
+    targets = np.array([token for each in requests for token in each.continuation], "int32")
+    logs, greedy = np.empty(len(targets), "float32"), np.empty(len(targets), "bool")
     for piece in _pieces(_states(functions, requests, advance)):
-        targets = [
-            requests[index].continuation[offset]
-            for index, offset in zip(piece.requests, piece.offsets, strict=True)
-        ]
-        logs, greedy = _scores(functions, piece.states, targets)
-        for place, (index, offset) in enumerate(zip(piece.requests, piece.offsets, strict=True)):
-            answers[index].log_probabilities[offset] = logs[place]
-            answers[index].greedy[offset] = greedy[place]
-    return answers
+        logs[piece.tokens], greedy[piece.tokens] = _scores(
+            functions, piece.states, targets[piece.tokens]
+        )
+    counts = [len(each.continuation) for each in requests]
+    parts = [slice(end - count, end) for count, end in zip(counts, np.cumsum(counts), strict=True)]
+    return [TokenScores(logs[part], greedy[part]) for part in parts]
 
 
 class _Functions(NamedTuple):
@@ -78,11 +73,10 @@ def _functions(model: Decoder) -> _Functions:
 
 
 class _Piece(NamedTuple):
-    """States, and of each the token that it tells."""
+    """States, and which scored tokens they tell."""
 
     states: np.ndarray  # (count, embedding_dim)
-    requests: np.ndarray  # (count,)
-    offsets: np.ndarray  # (count,)
+    tokens: np.ndarray  # (count,)
 
 
 def _states(
@@ -93,14 +87,16 @@ def _states(
         states = ops.convert_to_numpy(states)
         states = states.reshape(-1, states.shape[-1])[batch.places]
         advance(batch.num_requests)
-        yield _Piece(states, batch.requests, batch.offsets)
+        yield _Piece(states, batch.tokens)
 
 
 def _pieces(pieces: Iterator[_Piece]) -> Iterator[_Piece]:
     """Cut and join pieces so that all but the last have the size of one projection."""
     held: _Piece | None = None
     for piece in pieces:
-        held = piece if held is None else _Piece(*map(np.concatenate, zip(held, piece, strict=True)))
+        if held is not None:
+            piece = _Piece(*[np.concatenate(pair) for pair in zip(held, piece, strict=True)])
+        held = piece
         while len(held.states) >= _POSITIONS_AT_ONCE:
             yield _Piece(*[each[:_POSITIONS_AT_ONCE] for each in held])
             held = _Piece(*[each[_POSITIONS_AT_ONCE:] for each in held])
@@ -109,15 +105,13 @@ def _pieces(pieces: Iterator[_Piece]) -> Iterator[_Piece]:
 
 
 def _scores(
-    functions: _Functions, states: np.ndarray, targets: Sequence[int]
+    functions: _Functions, states: np.ndarray, targets: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Give log-probability and "is the most probable" of each target.  (n, dim), (n,) -> (n,), (n,)"""
-    more = batch_bucket(len(targets)) - len(targets)
+    count = len(targets)
+    more = batch_bucket(count) - count
     logs, greedy = functions.scores(
         ops.convert_to_tensor(np.pad(states, [[0, more], [0, 0]])),
-        ops.convert_to_tensor(np.pad(np.asarray(targets, "int32"), [0, more])),
+        ops.convert_to_tensor(np.pad(targets, [0, more])),
     )
-    return (
-        ops.convert_to_numpy(logs)[: len(targets)],
-        ops.convert_to_numpy(greedy)[: len(targets)],
-    )
+    return ops.convert_to_numpy(logs)[:count], ops.convert_to_numpy(greedy)[:count]

@@ -13,7 +13,6 @@ from keras_gpt.evaluation import perplexity
 from keras_gpt.evaluation.scoring import (
     Request,
     encode_pair,
-
     score_requests,
 )
 from keras_gpt.evaluation.sliding_window import windows
@@ -49,6 +48,7 @@ def test_scores_are_those_of_the_plain_logits(name: str) -> None:
     seen: list[int] = []
     scores = score_requests(gpt, requests, seen.append)
     assert sum(seen) == len(requests)
+    assert score_requests(gpt, []) == []
     for request, score in zip(requests, scores, strict=True):
         total, greedy = _plain(gpt, request)
         assert score.log_probability == pytest.approx(total, abs=2e-3)
@@ -56,6 +56,17 @@ def test_scores_are_those_of_the_plain_logits(name: str) -> None:
         assert score.num_tokens == len(request.continuation)
         length = len(request.context) + len(request.continuation) - 1
         assert score.num_cut == max(0, length - CONTEXT)
+
+
+def test_answers_to_one_question_that_is_cut_differently() -> None:
+    """The longer answer leaves less room for the question; each is scored as it is alone."""
+    gpt = shared_gpt("llama")
+    question = list(range(CONTEXT - 3))
+    requests = [Request(question, answer) for answer in ([1], [2, 3, 4, 5, 6, 7], [8, 9], [8, 10])]
+    scores = score_requests(gpt, requests)
+    assert [score.num_cut for score in scores] == [0, 2, 0, 0]
+    for request, score in zip(requests, scores, strict=True):
+        assert score.log_probability == pytest.approx(_plain(gpt, request)[0], rel=1e-5)
 
 
 def test_a_greedy_continuation_is_found() -> None:
@@ -85,15 +96,6 @@ def test_what_cannot_be_scored_is_named(request_: Request) -> None:
     """Nothing given, nothing to score, too much to score."""
     with pytest.raises(ValueError, match=r"requests\[1\]"):
         score_requests(shared_gpt("gpt2"), [Request([1], [2]), request_])
-
-
-@given(st.integers(1, 5000), st.integers(40, 5000))
-def test_lengths_of_batches_are_few_and_hold_the_row(length: int, context: int) -> None:
-    """Never shorter than the row, never half empty."""
-    length = min(length, context)
-    bucket = length_of_batch(length, context)
-    assert length <= bucket <= context
-    assert bucket <= max(32, length * 1.5)
 
 
 @pytest.mark.parametrize(
@@ -178,10 +180,11 @@ def test_a_second_call_compiles_nothing() -> None:
     """The compiled functions are kept with the model until its weights are replaced."""
     gpt = make_gpt()
     score_requests(gpt, [Request([1], [2])])
-    kept = gpt._scoring.value
-    score_requests(gpt, [Request([1, 2], [2, 3])])
-    assert gpt._scoring.value is kept
-    assert kept.states(32).experimental_get_tracing_count() == 1
+    kept = gpt._token_scores.value
+    score_requests(gpt, [Request([1, 2], [2])])
+    assert gpt._token_scores.value is kept
+    assert kept.states.experimental_get_tracing_count() == 1
+    assert kept.scores.experimental_get_tracing_count() == 1
     gpt.blocks[0].attention.qkv.enable_lora(2)
     score_requests(gpt, [Request([1], [2])])
-    assert gpt._scoring.value is not kept
+    assert gpt._token_scores.value is not kept

@@ -52,6 +52,55 @@ def test_given(name):
     np.testing.assert_allclose(one, want[0], rtol=1e-3, atol=1e-3)
 
 
+def answers_to_questions(seed=3):
+    """Give 7 contexts of many lengths with 1 to 4 continuations each, in no order."""
+    rng = np.random.default_rng(seed)
+    pairs = []
+    for length in (1, 2, 5, 9, 17, 30, 40):
+        context = rng.integers(0, 96, length).tolist()
+        for _ in range(rng.integers(1, 5)):
+            pairs.append((context, rng.integers(0, 96, rng.integers(1, 9)).tolist()))
+    rng.shuffle(pairs)
+    return [list(each) for each in zip(*pairs, strict=True)]
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_continuations_of_one_context_do_not_see_each_other(name):
+    """They are read behind one reading of it, and score as each does alone, uncompiled."""
+    gpt = shared_gpt(name)
+    sources, targets = answers_to_questions()
+    want = [
+        log_probabilities(gpt, source + target, len(source))[-len(target) :]
+        for source, target in zip(sources, targets, strict=True)
+    ]
+    np.testing.assert_allclose(
+        gpt.score(targets, given=sources), [one.sum() for one in want], rtol=1e-5
+    )
+    for got, one in zip(gpt.score(targets, sources, per_token=True), want, strict=True):
+        np.testing.assert_allclose(got, one, rtol=1e-5, atol=1e-5)
+
+
+def test_a_quantized_model_scores_continuations_of_one_context_as_each_alone():
+    """What it rounds, it rounds a token at a time, whatever stands beside it."""
+    gpt = make_gpt()
+    gpt.quantize("int8")
+    sources, targets = answers_to_questions()
+    alone = [gpt.score(t, given=s) for s, t in zip(sources, targets, strict=True)]
+    np.testing.assert_allclose(gpt.score(targets, given=sources), alone, rtol=1e-5)
+
+
+def test_half_precision_scores():
+    """Its logits are summed in float32."""
+    gpt = make_gpt(dtype="mixed_bfloat16")
+    sources, targets = answers_to_questions()
+    want = [
+        log_probabilities(gpt, source + target)[-len(target) :].sum()
+        for source, target in zip(sources, targets, strict=True)
+    ]
+    got = gpt.score(targets, given=sources)
+    assert np.abs(np.subtract(got, want)).mean() < 0.05 * np.abs(want).mean()
+
+
 def test_a_batch_scores_as_one_by_one():
     gpt = shared_gpt("gpt3")
     np.testing.assert_allclose(gpt.score(ROWS[:3]), [gpt.score(row) for row in ROWS[:3]], rtol=1e-5)

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keras_gpt.layers import attention_mask, token_positions
+from keras_gpt.layers import attention_mask, branch_mask, token_positions
 
 
 @st.composite
@@ -44,6 +44,33 @@ def test_mask_says_who_sees_whom(case, with_padding, with_segments, with_prefix)
                 if with_segments:
                     seen = seen and segments[row, q] == segments[row, k]
                 assert got[row, 0, q, k] == seen
+
+
+@given(st.data(), st.booleans(), st.one_of(st.none(), st.integers(1, 6)))
+def test_branches_see_their_context_and_themselves(data, both_ways, window):
+    # Contexts of a row, each with the lengths of what stands behind it.
+    lengths = st.lists(st.integers(0, 3), max_size=3)
+    segments, branches, positions = [], [], []
+    for segment in range(data.draw(st.integers(1, 3))):
+        context = data.draw(st.integers(1, 4))
+        for branch, length in enumerate([context, *data.draw(lengths)]):
+            segments += [segment] * length
+            branches += [branch] * length
+            positions += range(context if branch else 0, (context if branch else 0) + length)
+    time = len(segments)
+    got = np.asarray(
+        branch_mask(*[np.array([x]) for x in (positions, segments, branches)], window, both_ways)
+    )
+    assert got.shape == (1, 1, time, time)
+    for q in range(time):
+        for k in range(time):
+            # Where a branch stands alone, its own sequence is its context and itself.
+            seen = segments[q] == segments[k] and branches[k] in (0, branches[q])
+            in_context = branches[q] == branches[k] == 0
+            seen = seen and (positions[k] <= positions[q] or (both_ways and in_context))
+            if window is not None:
+                seen = seen and abs(positions[q] - positions[k]) < window
+            assert got[0, 0, q, k] == seen
 
 
 @given(cases(), st.booleans(), st.booleans())
