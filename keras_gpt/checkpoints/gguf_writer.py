@@ -9,6 +9,7 @@ import numpy as np
 
 from keras_gpt.checkpoints.checkpoint import split_tensors
 from keras_gpt.checkpoints.gguf_families import architecture_of, tensor_map
+from keras_gpt.checkpoints.gguf_rope import write_rope
 from keras_gpt.checkpoints.gguf_tokenizer import write_tokenizer
 from keras_gpt.config import GPTConfig
 from keras_gpt.files import require_free_file, whole_file
@@ -127,3 +128,4 @@ def _write_settings(
     writer.add_layer_norm_rms_eps(config.norm_epsilon)
     writer.add_rope_freq_base(config.rotary_base)
     writer.add_rope_dimension_count(config.head_dim)
+    write_rope(writer, config.rotary_scaling)
