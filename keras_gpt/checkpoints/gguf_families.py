@@ -163,7 +163,7 @@ def architecture_of(config: GPTConfig) -> str:
     what = "the gguf format's Llama" if llama else "the gguf format's GPT-2"
     require_no_windows(config, what)
     require_fields(config, _LLAMA if llama else _GPT2, what)
-    require_rope(config.rotary_scaling, what)
+    require_rope(config, what)
     if not llama:
         require_fields(config, {"key_value_heads": config.num_heads}, what)
     return "llama" if llama else "gpt2"

@@ -1,12 +1,25 @@
 """How a gguf file of a Llama says that rotary frequencies are slowed: in our terms, both ways."""
 
+import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from keras_gpt.checkpoints.config_checks import naming
-from keras_gpt.rotary_scaling import RotaryScaling
+import numpy as np
 
+from keras_gpt.checkpoints.config_checks import naming
+from keras_gpt.config import GPTConfig
+from keras_gpt.rotary_scaling import RotaryScaling, rotary_frequencies
+
+# The tensor that holds what each frequency is divided by.
+FACTORS = "rope_freqs.weight"
 _SCALING = "rope.scaling."
+# What all of Meta's models with "llama3", from Llama 3.1 on, have in common.
+_LLAMA3: dict[str, Any] = {
+    "original_context_length": 8192,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+}
 
 
 def read_rope(
@@ -76,24 +89,67 @@ def _require_number(name: str, value: float, only: float) -> None:
         )
 
 
-def require_rope(scaling: RotaryScaling | None, what: str) -> None:
-    """Check that the format has a model's scaling.
+def llama3_factors(config: GPTConfig) -> np.ndarray | None:
+    """Give what llama.cpp divides each frequency by, for `FACTORS`; None but for "llama3"."""
+    scaling = config.rotary_scaling
+    if scaling is None or scaling.method != "llama3":
+        return None
+    plain = rotary_frequencies(config.head_dim, config.rotary_base)
+    return (plain / scaling.frequencies(config.head_dim, config.rotary_base)).astype("float32")
+
+
+def llama3_of_factors(factors: np.ndarray, config: GPTConfig) -> RotaryScaling | None:
+    """Find the scaling that a file's factors follow from.
+
+    A file keeps the factors alone. Those of Meta's models differ in the factor of the slowest pair,
+    so it is tried with what the models have in common.
+
+    Args:
+        factors: (head_dim / 2,) as in the file.
+        config: the model's, as its settings say.
+
+    Returns:
+        None where the factors are others, or come on top of another scaling.
+    """
+    if config.positions != "rotary" or config.rotary_scaling is not None:
+        return None
+    if factors.shape != (config.head_dim // 2,):
+        return None
+    slowest = float(str(np.float32(factors[-1])))  # the shortest decimal number that is this one
+    if not 1 < slowest < math.inf:
+        return None
+    scaling = RotaryScaling(method="llama3", factor=slowest, **_LLAMA3)
+    expected = llama3_factors(dataclasses.replace(config, rotary_scaling=scaling))
+    # Converters compute in single precision.
+    return scaling if expected is not None and np.allclose(factors, expected, 1e-5, 0) else None
+
+
+def require_rope(config: GPTConfig, what: str) -> None:
+    """Check that a model's scaling can be read back from a file.
 
     Raises:
-        ValueError: it keeps "llama3" only as a factor for each frequency, not as what they follow from.
+        ValueError: it is a "llama3" with other bounds than Meta's, or without a pair that is slow
+            enough to be divided by the whole factor.
     """
-    if scaling is not None and scaling.method == "llama3":
+    factors = llama3_factors(config)
+    if factors is None:
+        return
+    plain = dataclasses.replace(config, rotary_scaling=None)
+    if llama3_of_factors(factors, plain) != config.rotary_scaling:
+        assert config.rotary_scaling is not None
         raise ValueError(
-            f"{what} has no method='llama3' of rotary_scaling, so this model cannot be kept in that "
-            f"format. Received: rotary_scaling={scaling.to_dict()}"
+            f"{what} has method='llama3' of rotary_scaling only with {_LLAMA3} and a slowest "
+            "frequency that is divided by the whole factor, so this model cannot be kept in that "
+            f"format. Received: rotary_scaling={config.rotary_scaling.to_dict()}, "
+            f"rotary_base={config.rotary_base}"
         )
 
 
 def write_rope(writer: Any, scaling: RotaryScaling | None) -> None:
-    """Put a scaling into a file that is being written, by a `gguf.GGUFWriter`."""
+    """Put a scaling's settings into a file that is being written, by a `gguf.GGUFWriter`."""
     import gguf
 
-    if scaling is None:
+    if scaling is None or scaling.method == "llama3":  # whose tensor says it all
         return
     writer.add_rope_scaling_type(gguf.RopeScalingType(scaling.method))
     writer.add_rope_scaling_factor(scaling.factor)

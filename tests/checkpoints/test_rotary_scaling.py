@@ -216,8 +216,47 @@ def test_a_gguf_file_keeps_the_scaling(tmp_path: Path, name: str) -> None:
     np.testing.assert_allclose(logits_of(again, ids), logits_of(gpt, ids), atol=1e-4)
 
 
-def test_a_gguf_file_has_no_llama3_scaling(tmp_path: Path) -> None:
-    """Which llama.cpp keeps as a factor for each frequency; no file is left."""
-    with pytest.raises(ValueError, match=r"gguf format's Llama has no method='llama3'"):
-        _llama(rotary_scaling=OURS["llama3"]).save_to_gguf(tmp_path / "model.gguf")
+META = RotaryScaling(
+    method="llama3",
+    factor=32,
+    original_context_length=8192,
+    low_freq_factor=1,
+    high_freq_factor=4,
+)
+
+
+def test_a_gguf_file_keeps_metas_scaling_as_factors(tmp_path: Path) -> None:
+    """One for each pair, computed here from Meta's definition; it comes back as its fields."""
+    from keras_gpt.checkpoints.gguf_header import read_header
+
+    gpt = _llama(rotary_scaling=META, rotary_base=500000.0)  # heads are 8 wide
+    gpt.save_to_gguf(tmp_path / "model.gguf", dtype="f16")
+    fields, places = read_header(tmp_path / "model.gguf")
+    assert not [name for name in fields if name.startswith("llama.rope.scaling")]
+    place = places["rope_freqs.weight"]
+    assert place.shape == (4,)
+    factors = np.fromfile(tmp_path / "model.gguf", "<f4", count=4, offset=place.start)
+    turns = 8192 / (2 * np.pi) * 500000.0 ** -(np.arange(4) / 4)
+    blend = 3 / (turns[2] - 1 + (4 - turns[2]) / 32)
+    assert 1 < turns[2] < 4
+    np.testing.assert_allclose(factors, [1, 1, blend, 32], rtol=1e-6)
+    again = GPT.from_preset(tmp_path / "model.gguf")
+    assert again.config.rotary_scaling == META
+    ids = random_ids(2, LONG)
+    np.testing.assert_allclose(logits_of(again, ids), logits_of(gpt, ids), atol=0.05)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"rotary_scaling": OURS["llama3"], "rotary_base": 500000.0},
+        {"rotary_scaling": META, "rotary_base": 100.0},  # no pair is divided by the whole factor
+    ],
+)
+def test_a_llama3_scaling_that_could_not_be_read_back_is_refused(
+    tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    """By its name, and no file is left."""
+    with pytest.raises(ValueError, match=r"gguf format's Llama has method='llama3'.*only with"):
+        _llama(**changes).save_to_gguf(tmp_path / "model.gguf")
     assert not list(tmp_path.iterdir())
