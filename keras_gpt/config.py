@@ -7,6 +7,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from keras_gpt.rotary_scaling import RotaryScaling
+
 _CHOICES = {
     "norm_placement": ("pre", "post"),
     "normalization": ("layer_norm", "rms_norm"),
@@ -46,6 +48,8 @@ class GPTConfig:
         position_noise: standard deviation of the noise that is added to sinusoidal positions while
             training; 0 adds none.
         rotary_base: base of the rotary frequencies.
+        rotary_scaling: how they are slowed for a context longer than the trained one (or the
+            dictionary of its fields); None leaves them.
         feed_forward: "dense" (two matrices) or "gated" (three: activation(gate) * up).
         activation: "gelu_tanh", "gelu" (exact), "relu" or "silu".
         use_bias: whether the dense layers (and layer norms) have a bias.
@@ -86,6 +90,7 @@ class GPTConfig:
     positions: str = "learned"
     position_noise: float = 0.0
     rotary_base: float = 10000.0
+    rotary_scaling: RotaryScaling | None = None
     feed_forward: str = "dense"
     activation: str = "gelu_tanh"
     use_bias: bool = True
@@ -173,6 +178,15 @@ class GPTConfig:
             raise ValueError(
                 f"position_noise must be 0 or more. Received: position_noise={self.position_noise}"
             )
+        scaling = RotaryScaling.of(self.rotary_scaling)
+        object.__setattr__(self, "rotary_scaling", scaling)
+        if scaling is not None:
+            if self.positions != "rotary":
+                raise ValueError(
+                    "rotary_scaling belongs to rotary positions. Received: "
+                    f"rotary_scaling={scaling.to_dict()}, positions={self.positions!r}"
+                )
+            scaling.frequencies(self.head_dim, self.rotary_base)  # names what does not fit
 
     # -- presets and JSON -------------------------------------------------------------------------
 
@@ -205,6 +219,8 @@ class GPTConfig:
         """Give the fields as a dictionary of JSON's types; `GPTConfig(**d)` is equal to this one."""
         fields = dataclasses.asdict(self)
         fields["attention_windows"] = list(self.attention_windows)
+        if self.rotary_scaling is not None:
+            fields["rotary_scaling"] = self.rotary_scaling.to_dict()
         return fields
 
     @classmethod

@@ -11,6 +11,7 @@ from keras_gpt.checkpoints.config_checks import (
     require_no_windows,
     require_values,
 )
+from keras_gpt.checkpoints.gguf_rope import read_rope, require_rope
 from keras_gpt.config import GPTConfig
 
 ARCHITECTURES = ("gpt2", "llama")
@@ -126,6 +127,7 @@ def read_config(fields: Mapping[str, Any], tensors: Mapping[str, Any]) -> GPTCon
         num_kv_heads=kv_heads,
         norm_epsilon=take_float("attention.layer_norm_rms_epsilon"),
         rotary_base=take_float("rope.freq_base") if "llama.rope.freq_base" in fields else 10000.0,
+        rotary_scaling=read_rope(fields, take_float, config["context_length"]),
     )
 
 
@@ -141,14 +143,7 @@ def _require_plain(fields: Mapping[str, Any], architecture: str, head_dim: int) 
     if architecture == "llama":
         expected |= {
             "rope.dimension_count": head_dim,
-            "rope.scaling.type": "none",
-            "rope.scaling.attn_factor": 1.0,
         }
-        if "llama.rope.scaling.type" not in fields:
-            # llama.cpp takes a scaling without a type for a linear one; a factor of 0 is none.
-            for name in ("rope.scaling.factor", "rope.scale_linear"):
-                if fields.get(f"llama.{name}") != 0:
-                    expected[name] = 1.0
     prefix = f"{architecture}."
     named = {
         name.removeprefix(prefix): value
@@ -168,6 +163,7 @@ def architecture_of(config: GPTConfig) -> str:
     what = "the gguf format's Llama" if llama else "the gguf format's GPT-2"
     require_no_windows(config, what)
     require_fields(config, _LLAMA if llama else _GPT2, what)
+    require_rope(config, what)
     if not llama:
         require_fields(config, {"key_value_heads": config.num_heads}, what)
     return "llama" if llama else "gpt2"

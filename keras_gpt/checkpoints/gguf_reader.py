@@ -1,5 +1,6 @@
 """Reading a `.gguf` file of llama.cpp: any of its number formats, turned into plain numbers."""
 
+import dataclasses
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,7 +12,9 @@ from keras_gpt.checkpoints.checkpoint import Checkpoint, StoredTensor, map_tenso
 from keras_gpt.checkpoints.config_checks import naming
 from keras_gpt.checkpoints.gguf_families import read_config, tensor_map
 from keras_gpt.checkpoints.gguf_header import TensorPlace, read_header
+from keras_gpt.checkpoints.gguf_rope import FACTORS, llama3_of_factors
 from keras_gpt.checkpoints.gguf_tokenizer import read_settings, read_tokenizer
+from keras_gpt.config import GPTConfig
 
 
 def read_gguf(path: str | os.PathLike[str]) -> Checkpoint:
@@ -34,10 +37,9 @@ def read_gguf(path: str | os.PathLike[str]) -> Checkpoint:
         tokenizer = read_tokenizer(fields)
         settings = read_settings(fields, config.vocab_size)
     stored = {
-        name: StoredTensor(place.shape, _reader(file, place))
-        for name, place in places.items()
-        if not _is_unused(file, name, place)
+        name: StoredTensor(place.shape, _reader(file, place)) for name, place in places.items()
     }
+    config = _read_factors(config, stored)
     return Checkpoint(
         source=str(file),
         model="GPT",
@@ -83,6 +85,15 @@ def _reader(file: Path, place: TensorPlace) -> Callable[[], np.ndarray]:
     return read
 
 
-def _is_unused(file: Path, name: str, place: TensorPlace) -> bool:
-    """Say whether a tensor changes nothing: factors of rotary frequencies that are all 1."""
-    return name == "rope_freqs.weight" and bool(np.all(_reader(file, place)() == 1))
+def _read_factors(config: GPTConfig, stored: dict[str, StoredTensor]) -> GPTConfig:
+    """Turn the factors of rotary frequencies into a scaling, and drop them; all 1 are none.
+
+    Those that are not understood stay, as a tensor that the model has not.
+    """
+    if FACTORS not in stored:
+        return config
+    factors = stored[FACTORS].read().reshape(-1)
+    scaling = llama3_of_factors(factors, config)
+    if scaling is not None or np.all(factors == 1):
+        del stored[FACTORS]
+    return config if scaling is None else dataclasses.replace(config, rotary_scaling=scaling)

@@ -9,6 +9,7 @@ import numpy as np
 
 from keras_gpt.checkpoints.checkpoint import split_tensors
 from keras_gpt.checkpoints.gguf_families import architecture_of, tensor_map
+from keras_gpt.checkpoints.gguf_rope import FACTORS, llama3_factors, write_rope
 from keras_gpt.checkpoints.gguf_tokenizer import write_tokenizer
 from keras_gpt.config import GPTConfig
 from keras_gpt.files import require_free_file, whole_file
@@ -54,6 +55,7 @@ def save_gguf(
     require_free_file(target, overwrite)
     architecture = architecture_of(config)
     mapping = tensor_map(config)
+    factors = llama3_factors(config)
     with whole_file(target) as scratch:
         writer = gguf.GGUFWriter(scratch, architecture)
         try:
@@ -63,6 +65,9 @@ def save_gguf(
                 for part in parts:
                     kind, shape, size = _stored(part.shape, part.name, dtype)
                     writer.add_tensor_info(part.name, shape, np.dtype("uint8"), size, kind)
+            if factors is not None:
+                kind, shape, size = _stored(factors.shape, FACTORS, dtype)
+                writer.add_tensor_info(FACTORS, shape, np.dtype("uint8"), size, kind)
             writer.write_header_to_file()
             writer.write_kv_data_to_file()
             writer.write_ti_data_to_file()
@@ -71,6 +76,8 @@ def save_gguf(
                 full = np.ascontiguousarray(ours.read(), "float32")
                 _require_range(tensor, full, kind.name)
                 writer.write_tensor_data(gguf.quantize(full, kind))
+            if factors is not None:
+                writer.write_tensor_data(factors.view("uint8"))
         finally:
             writer.close()
 
@@ -127,3 +134,4 @@ def _write_settings(
     writer.add_layer_norm_rms_eps(config.norm_epsilon)
     writer.add_rope_freq_base(config.rotary_base)
     writer.add_rope_dimension_count(config.head_dim)
+    write_rope(writer, config.rotary_scaling)

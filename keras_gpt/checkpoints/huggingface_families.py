@@ -13,6 +13,7 @@ from keras_gpt.checkpoints.config_checks import (
     require_values,
     take,
 )
+from keras_gpt.checkpoints.huggingface_rope import read_rope, write_rope
 from keras_gpt.config import GPTConfig
 
 
@@ -232,13 +233,10 @@ def _read_llama(content: Mapping[str, Any]) -> dict[str, Any]:
         {"attention_bias": False, "mlp_bias": False, "head_dim": width // heads},
         what,
     )
-    # transformers 5 keeps both in rope_parameters; older files have rope_theta and rope_scaling.
-    for field in ("rope_parameters", "rope_scaling"):
-        rope = content.get(field) or {}
-        kind = rope.get("rope_type", rope.get("type", "default"))
-        require_values({f"{field}.rope_type": kind}, {f"{field}.rope_type": "default"}, what)
-    # Where a file has both, the library takes rope_scaling.
-    rope = content.get("rope_scaling") or content.get("rope_parameters") or {}
+    # transformers 5 keeps all in rope_parameters; older files have rope_theta and rope_scaling. Where
+    # a file has both, the library takes rope_scaling.
+    field = "rope_scaling" if content.get("rope_scaling") else "rope_parameters"
+    rope = content.get(field) or {}
     return {
         "vocab_size": take(content, "vocab_size"),
         "embedding_dim": width,
@@ -249,6 +247,7 @@ def _read_llama(content: Mapping[str, Any]) -> dict[str, Any]:
         "context_length": take(content, "max_position_embeddings"),
         "norm_epsilon": content.get("rms_norm_eps", 1e-6),
         "rotary_base": rope.get("rope_theta") or content.get("rope_theta") or 10000.0,
+        "rotary_scaling": read_rope(content, field, what),
         "activation": choose({"silu": "silu"}, content.get("hidden_act", "silu"), "hidden_act"),
         "attention_dropout": content.get("attention_dropout", 0.0),
         "initializer_range": content.get("initializer_range", 0.02),
@@ -263,6 +262,7 @@ def _write_llama(config: GPTConfig) -> dict[str, Any]:
     what = "Hugging Face's Llama"
     require_no_windows(config, what)
     require_fields(config, _LLAMA_FIELDS, what)
+    scaling = write_rope(config.rotary_scaling)
     return {
         "vocab_size": config.vocab_size,
         "hidden_size": config.embedding_dim,
@@ -273,9 +273,13 @@ def _write_llama(config: GPTConfig) -> dict[str, Any]:
         "num_hidden_layers": config.num_layers,
         "max_position_embeddings": config.context_length,
         "rms_norm_eps": config.norm_epsilon,
-        # The one is read by transformers 5, the other by those before.
-        "rope_parameters": {"rope_type": "default", "rope_theta": config.rotary_base},
+        # The one is read by transformers 5, the others by those before.
+        "rope_parameters": {
+            **(scaling or {"rope_type": "default"}),
+            "rope_theta": config.rotary_base,
+        },
         "rope_theta": config.rotary_base,
+        "rope_scaling": scaling,
         "hidden_act": "silu",
         "attention_bias": False,
         "mlp_bias": False,

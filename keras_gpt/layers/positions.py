@@ -7,6 +7,7 @@ import numpy as np
 from keras import ops
 
 from keras_gpt.config import GPTConfig
+from keras_gpt.rotary_scaling import RotaryScaling, rotary_frequencies
 
 
 def sinusoidal_table(length: int, dim: int) -> np.ndarray:
@@ -106,23 +107,32 @@ class RotaryTables(NamedTuple):
     sin: Any
 
 
-def rotary_tables(positions: Any, head_dim: int, base: float) -> RotaryTables:
+def rotary_tables(
+    positions: Any, head_dim: int, base: float, scaling: RotaryScaling | None = None
+) -> RotaryTables:
     """Compute the angles that rotary positions turn queries and keys by.
 
     Args:
         positions: (batch or 1, time) int32.
         head_dim: width of a head, even.
         base: base of the frequencies.
+        scaling: how they are slowed for a longer context; None leaves them.
 
     Returns:
         float32 tables with an axis of one for the heads.
 
-    Source: "RoFormer", arXiv:2104.09864, equation 15.
+    Source: "RoFormer", arXiv:2104.09864, equation 15; the multiplier, arXiv:2309.00071, equation 22.
     """
-    frequencies = base ** (-np.arange(0, head_dim, 2, dtype="float64") / head_dim)
+    if scaling is None:
+        frequencies = rotary_frequencies(head_dim, base)
+    else:
+        frequencies = scaling.frequencies(head_dim, base)
     angles = ops.expand_dims(ops.cast(positions, "float32"), -1) * frequencies.astype("float32")
     angles = ops.expand_dims(angles, 1)  # (batch, 1, time, head_dim / 2)
-    return RotaryTables(ops.cos(angles), ops.sin(angles))
+    cos, sin = ops.cos(angles), ops.sin(angles)
+    if scaling is not None and scaling.multiplier != 1.0:
+        cos, sin = cos * scaling.multiplier, sin * scaling.multiplier
+    return RotaryTables(cos, sin)
 
 
 def rotate(heads: Any, tables: RotaryTables) -> Any:

@@ -225,7 +225,12 @@ class GPT(TextMethods, Formats, NextTokenModel):
         states = self.token_embedding(token_ids)
         rotary = None
         if self.position_embedding is None:
-            rotary = rotary_tables(positions, self.config.head_dim, self.config.rotary_base)
+            rotary = rotary_tables(
+                positions,
+                self.config.head_dim,
+                self.config.rotary_base,
+                self.config.rotary_scaling,
+            )
         else:
             states = states + self.position_embedding(positions, training=training)
         return self.embedding_dropout(states, training=training), rotary

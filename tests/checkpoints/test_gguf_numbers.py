@@ -94,8 +94,8 @@ def test_numbers_that_are_no_weights_are_refused(tmp_path: Path, kind: str) -> N
         read_gguf(tmp_path / "model.gguf")
 
 
-def test_rotary_factors_are_read_only_if_they_are_ones(tmp_path: Path) -> None:
-    """Llama 3.1's are others, and stretch the positions."""
+def test_rotary_factors_that_are_not_metas_are_refused(tmp_path: Path) -> None:
+    """Ones change nothing; others stretch the positions in a way that no config of ours says."""
     factors = np.ones(WIDTH // HEADS // 2, "float32")
     _llama_file(tmp_path / "model.gguf", KINDS.F16, rope_freqs__weight=factors)
     names = set(read_gguf(tmp_path / "model.gguf").tensors)

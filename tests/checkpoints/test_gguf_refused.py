@@ -86,10 +86,10 @@ BOTH = {
 }
 ROTARY = {
     "rope.dimension_count": (8, "rope.dimension_count=8"),
-    "rope.scaling.type": ("yarn", "rope.scaling.type='yarn'"),
+    "rope.scaling.type": ("longrope", "rope.scaling.type='longrope'"),
     # Without a type, llama.cpp scales linearly.
-    "rope.scaling.factor": (4.0, "rope.scaling.factor=4.0"),
-    "rope.scale_linear": (4.0, "rope.scale_linear=4.0"),
+    "rope.scaling.factor": (0.5, "linear': factor must be 1 or more.*factor=0.5"),
+    "rope.scale_linear": (0.5, "linear': factor must be 1 or more.*factor=0.5"),
     "rope.scaling.attn_factor": (0.5, "attn_factor=0.5"),
     "rope.freq_base": (1e300, "rope.freq_base must be a finite.*1e.300"),
 }
@@ -113,19 +113,56 @@ def test_a_setting_that_our_layers_have_not_is_refused_by_name(
 @pytest.mark.parametrize("family", ["llama"], indirect=True)
 @pytest.mark.parametrize("name", ROTARY)
 def test_other_rotary_positions_are_refused_by_name(tmp_path: Path, good: bytes, name: str) -> None:
-    """Those that are scaled, or turn a part of each head."""
+    """Those that are scaled in a way we have not, or turn a part of each head."""
     _check_refusal(tmp_path, good, f"llama.{name}", *ROTARY[name])
 
 
 @pytest.mark.parametrize("family", ["llama"], indirect=True)
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("yarn_ext_factor", 0.5, "yarn_ext_factor=0.5"),
+        ("yarn_log_multiplier", 0.1, "yarn_log_multiplier=0.1"),
+        ("yarn_attn_factor", 1.2, "yarn_attn_factor=1.2"),
+        ("yarn_beta_fast", 1.0, "beta_fast=1.0, beta_slow=1.0"),
+        ("attn_factor", -1.0, "attention_factor=-"),
+        ("original_context_length", "x", "original_context_length='x'"),
+        ("original_context_length", 1, "original_context_length=1, beta_fast=32.0"),
+    ],
+)
+def test_yarn_that_is_not_ours_is_refused_by_name(
+    tmp_path: Path, good: bytes, name: str, value: Any, message: str
+) -> None:
+    """Each alone, in a file whose scaling is read otherwise."""
+    yarn = good
+    for other, given in (("type", "yarn"), ("factor", 4.0)):
+        yarn = _with_setting(yarn, f"llama.rope.scaling.{other}", given)
+    (tmp_path / "same.gguf").write_bytes(yarn)
+    assert read_gguf(tmp_path / "same.gguf").config["rotary_scaling"]["method"] == "yarn"
+    _check_refusal(tmp_path, yarn, f"llama.rope.scaling.{name}", value, message)
+
+
+@pytest.mark.parametrize("family", ["llama"], indirect=True)
 def test_scaling_that_changes_nothing_is_read(tmp_path: Path, good: bytes) -> None:
-    """A factor of 1, or any with the type "none"."""
+    """A factor of 1 or 0, or any with the type "none"."""
     file = tmp_path / "same.gguf"
-    file.write_bytes(_with_setting(good, "llama.rope.scaling.factor", 1.0))
-    read_gguf(file)
     unused = _with_setting(good, "llama.rope.scaling.factor", 4.0)
-    file.write_bytes(_with_setting(unused, "llama.rope.scaling.type", "none"))
-    read_gguf(file)
+    for data in (
+        _with_setting(good, "llama.rope.scaling.factor", 1.0),
+        _with_setting(good, "llama.rope.scaling.factor", 0.0),
+        _with_setting(unused, "llama.rope.scaling.type", "none"),
+    ):
+        file.write_bytes(data)
+        assert read_gguf(file).config["rotary_scaling"] is None
+
+
+@pytest.mark.parametrize("family", ["llama"], indirect=True)
+@pytest.mark.parametrize("name", ["rope.scaling.factor", "rope.scale_linear"])
+def test_scaling_without_a_type_is_linear(tmp_path: Path, good: bytes, name: str) -> None:
+    """Under its name, or the older one."""
+    (tmp_path / "model.gguf").write_bytes(_with_setting(good, f"llama.{name}", 4.0))
+    read = read_gguf(tmp_path / "model.gguf").config["rotary_scaling"]
+    assert read == {"method": "linear", "factor": 4.0}
 
 
 def _header_of(folder: Path, data: bytes) -> Any:

@@ -1,11 +1,9 @@
 """Tokenizer and settings of a Hugging Face folder: as its library reads them, and both ways."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from gpt_cases import make_gpt, small_tokenizer
 
@@ -118,26 +116,3 @@ def test_a_gguf_file_says_what_it_cannot_keep(tmp_path: Path) -> None:
     )
     with pytest.warns(UserWarning, match="one place for eos_token"):
         gpt.save_to_gguf(tmp_path / "b.gguf")
-
-
-@pytest.mark.parametrize("field", ["rope_parameters", "rope_scaling"])
-def test_positions_that_are_stretched_are_refused_in_either_field(
-    tmp_path: Path, field: str
-) -> None:
-    """Where a file has both, the library takes rope_scaling."""
-    gpt = make_gpt(
-        normalization="rms_norm",
-        positions="rotary",
-        feed_forward="gated",
-        activation="silu",
-        use_bias=False,
-    )
-    gpt.save_to_huggingface(tmp_path / "hf")
-    file = tmp_path / "hf" / "config.json"
-    _edit(file, rope_scaling={"rope_type": "default", "rope_theta": 500.0})
-    assert GPT.from_preset(tmp_path / "hf").config.rotary_base == 500.0
-    _edit(file, **{field: {"rope_type": "linear", "factor": 4.0}})
-    with pytest.raises(ValueError, match=f"{field}.rope_type"):
-        GPT.from_preset(tmp_path / "hf")
-    shutil.rmtree(tmp_path / "hf")
-    assert np.isfinite(gpt(np.array([[1, 2]]))).all()
