@@ -1,5 +1,6 @@
 """`generate`: the cached decode is the plain forward pass, whatever stands beside a prompt."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -258,6 +259,7 @@ def test_buckets():
 
 
 def test_half_precision_decodes_as_its_forward_pass_without_dropout_and_noise():
+    keras.utils.set_random_seed(0)  # few weights have ties nearer than what is allowed below
     gpt = make_gpt(
         dtype="bfloat16", positions="sinusoidal", position_noise=0.5, residual_dropout=0.5
     )
