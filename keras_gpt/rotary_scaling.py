@@ -84,9 +84,10 @@ class RotaryScaling:
             raise ValueError(f"factor must be 1 or more. Received: factor={self.factor}")
         if self.original_context_length is not None:
             length = self.original_context_length
-            if isinstance(length, bool) or not isinstance(length, numbers.Integral) or length < 1:
+            is_integer = isinstance(length, numbers.Integral) and not isinstance(length, bool)
+            if not is_integer or not 1 <= length < 2**31:  # positions are int32
                 raise ValueError(
-                    "original_context_length must be a positive integer. Received: "
+                    "original_context_length must be a positive integer below 2^31. Received: "
                     f"original_context_length={length!r:.80}"
                 )
             object.__setattr__(self, "original_context_length", int(length))

@@ -155,7 +155,7 @@ def test_a_bad_field_is_named(fields: dict[str, Any], message: str) -> None:
         ({"rotary_scaling": LINEAR, "positions": "learned"}, "belongs to rotary.*'learned'"),
         ({"rotary_scaling": YARN, "rotary_base": 0.5}, "rotary_base must be above 1.*=0.5"),
         (
-            {"rotary_scaling": {**YARN, "original_context_length": 10**30}},
+            {"rotary_scaling": {**YARN, "original_context_length": 2**31 - 1}},
             "some pair of a head turns between.*rotary_base=10000.0, head_dim=8",
         ),
     ],
@@ -227,3 +227,9 @@ def test_yarns_usual_bounds_stand_in_its_fields() -> None:
         "beta_fast": 32.0,
         "beta_slow": 1.0,
     }
+
+
+def test_an_original_context_beyond_all_positions_is_refused():
+    for length in (2**31, 10**400):
+        with pytest.raises(ValueError, match=r"original_context_length must be a positive integer"):
+            RotaryScaling(method="yarn", factor=2, original_context_length=length)
