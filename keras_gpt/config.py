@@ -186,7 +186,7 @@ class GPTConfig:
                     "rotary_scaling belongs to rotary positions. Received: "
                     f"rotary_scaling={scaling.to_dict()}, positions={self.positions!r}"
                 )
-            scaling.frequencies(self.head_dim, self.rotary_base)  # names what does not fit
+            scaling.require_fit(self.head_dim, self.rotary_base)
 
     # -- presets and JSON -------------------------------------------------------------------------
 

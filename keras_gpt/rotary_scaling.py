@@ -167,8 +167,23 @@ class RotaryScaling:
         """Give fields that the method has, so that none is None."""
         return [getattr(self, name) for name in names]
 
+    def require_fit(self, head_dim: int, base: float) -> None:
+        """Refuse frequencies on which the blend has no place, without computing them.
+
+        Raises:
+            ValueError: YaRN's blend has none; the message names what does not fit.
+        """
+        if self.method == "yarn":
+            self._yarn_ends(head_dim, base)
+
     def _yarn_kept(self, head_dim: int, base: float) -> np.ndarray:
         """Give how much of each frequency is left, 1 for the fast ones and 0 for the slow ones."""
+        first, last = self._yarn_ends(head_dim, base)
+        width = max(last - first, 0.001)  # a step where both ends meet
+        return 1 - np.clip((np.arange(head_dim // 2) - first) / width, 0, 1)
+
+    def _yarn_ends(self, head_dim: int, base: float) -> tuple[int, int]:
+        """Give the pairs between which frequencies are blended."""
         length, fast, slow = self._given("original_context_length", "beta_fast", "beta_slow")
         if not base > 1:
             raise ValueError(
@@ -187,8 +202,7 @@ class RotaryScaling:
                 f"between beta_slow and beta_fast times. Received: original_context_length={length}, "
                 f"beta_fast={fast}, beta_slow={slow}, rotary_base={base}, head_dim={head_dim}"
             )
-        width = max(last - first, 0.001)  # a step where both ends meet
-        return 1 - np.clip((np.arange(head_dim // 2) - first) / width, 0, 1)
+        return first, last
 
     def _llama3_kept(self, plain: np.ndarray) -> np.ndarray:
         """Give the same for Llama 3.1's blend, which is linear in the frequency."""

@@ -233,3 +233,18 @@ def test_an_original_context_beyond_all_positions_is_refused():
     for length in (2**31, 10**400):
         with pytest.raises(ValueError, match=r"original_context_length must be a positive integer"):
             RotaryScaling(method="yarn", factor=2, original_context_length=length)
+
+
+@pytest.mark.parametrize("scaling", [LINEAR, YARN])
+def test_a_config_may_be_wider_than_there_is_memory(scaling):
+    """A file's size is compared with its config's later: the config itself holds no tensors."""
+    config = GPTConfig(
+        vocab_size=8,
+        embedding_dim=10**15,
+        num_heads=1,
+        feed_forward_dim=8,
+        num_layers=1,
+        positions="rotary",
+        rotary_scaling=scaling,
+    )
+    assert config.head_dim == 10**15
