@@ -52,6 +52,7 @@ class GrowingAnswer:
         self.token_ids: list[int] = []
         self.has_stopped = False
         self._end = "stop"  # where it has stopped
+        self._pieces: list[str] = []  # of the text that is sure to belong to the answer
         self._logprobs: list[float] = []
         self._top: list[dict[int, float]] = []
         self._decoder = None
@@ -78,6 +79,7 @@ class GrowingAnswer:
         if self._decoder is None or chosen.token in self._special:
             return ""
         piece = self._stop.push(self._decoder.push(chosen.token))
+        self._pieces.append(piece)
         if self._stop.found:
             self.has_stopped, self._end = True, "stop"
         return piece
@@ -86,13 +88,15 @@ class GrowingAnswer:
         """Give the text that was held back: no more tokens come."""
         if self._decoder is None or self._stop.found:
             return ""
-        return self._stop.push(self._decoder.finish()) + self._stop.finish()
+        piece = self._stop.push(self._decoder.finish()) + self._stop.finish()
+        self._pieces.append(piece)
+        return piece
 
-    def answer(self, text: str | None, with_logprobs: bool) -> Answer:
-        """Give what there is."""
+    def answer(self, before: str, with_logprobs: bool) -> Answer:
+        """Give what there is, the text with `before` in front of it."""
         return Answer(
             token_ids=self.token_ids,
-            text=text,
+            text=None if self._decoder is None else before + "".join(self._pieces),
             finish_reason=self._end if self.has_stopped else "length",
             logprobs=self._logprobs if with_logprobs else None,
             top_logprobs=self._top if with_logprobs else None,

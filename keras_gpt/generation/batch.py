@@ -217,7 +217,7 @@ class Batch:
         self._slots = np.zeros_like(self._slots)
 
 
-def read_prompts(model: Decoder, rows: Sequence[Row]) -> ReadPrompts:
+def read_at_once(model: Decoder, rows: Sequence[Row]) -> ReadPrompts:
     """Read the prompts of all rows at once."""
     rows = filled_up(rows)
     lengths = [len(row.prompt) for row in rows]

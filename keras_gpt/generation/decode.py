@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from typing import NamedTuple
 
-from keras_gpt.generation.batch import Batch, read_prompts
+from keras_gpt.generation.batch import Batch, read_at_once
 from keras_gpt.generation.cache import batch_bucket
 from keras_gpt.generation.protocol import Decoder
 from keras_gpt.generation.rows import Row
@@ -41,12 +41,12 @@ def decode(
     live = [index for index, row in enumerate(rows) if row.max_new_tokens > 0]
     if not live:
         return
-    batch = Batch(model, rows, read_prompts(model, rows))
+    batch = Batch(model, rows, read_at_once(model, rows))
     places = {index: index for index in live}  # where each live row stands in the batch
     step = 0
     while True:
-        wanted = [(places[index], rows[index].stop_token_ids) for index in live]
-        chosen = chosen_tokens(batch, wanted, num_logprobs)
+        wanted = [Wanted(places[i], rows[i].stop_token_ids, num_logprobs) for i in live]
+        chosen = chosen_tokens(batch, wanted)
         tokens = dict(zip(live, chosen, strict=True))
         yield tokens
         step += 1
@@ -67,23 +67,23 @@ def decode(
         batch.step([places[index] for index in live])
 
 
-def chosen_tokens(
-    batch: Batch, rows: Sequence[tuple[int, tuple[int, ...]]], num_logprobs: int | None
-) -> list[Chosen]:
-    """Give the last token of rows of a batch.
+class Wanted(NamedTuple):
+    """A row of a batch that somebody looks at."""
 
-    Args:
-        batch: has just chosen.
-        rows: the place of each row in the batch, and its stop tokens.
-        num_logprobs: as for `decode`.
-    """
-    found = None if num_logprobs is None else batch.logprobs()
+    place: int
+    stop_token_ids: tuple[int, ...]
+    num_logprobs: int | None  # as for `decode`
+
+
+def chosen_tokens(batch: Batch, rows: Sequence[Wanted]) -> list[Chosen]:
+    """Give the last token of rows of a batch that has just chosen."""
+    found = batch.logprobs() if any(row.num_logprobs is not None for row in rows) else None
     chosen = []
-    for place, stops in rows:
+    for place, stops, count in rows:
         token, logprob, top = int(batch.tokens[place]), None, None
-        if found is not None:
+        if found is not None and count is not None:
             logprob = float(found.chosen[place])
-            pairs = zip(found.top_ids[place], found.top[place], strict=True)
-            top = {int(each): float(value) for each, value in list(pairs)[:num_logprobs]}
+            pairs = zip(found.top_ids[place, :count], found.top[place, :count], strict=True)
+            top = {int(each): float(value) for each, value in pairs}
         chosen.append(Chosen(token, token in stops, logprob, top, batch.end_of(place)))
     return chosen

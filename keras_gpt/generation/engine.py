@@ -9,7 +9,7 @@ from typing import Any
 from keras_gpt.generation.answers import GrowingAnswer
 from keras_gpt.generation.batch import Batch
 from keras_gpt.generation.cache import batch_bucket
-from keras_gpt.generation.decode import chosen_tokens
+from keras_gpt.generation.decode import Wanted, chosen_tokens
 from keras_gpt.generation.options import read_num_logprobs, read_prompts, read_rows, read_stop
 from keras_gpt.generation.prompt_reader import Beginnings, PromptReader
 from keras_gpt.generation.protocol import Decoder
@@ -211,18 +211,12 @@ class Engine:
 
     def _hand_out(self, batch: Batch, requests: list[Request], places: list[int]) -> bool:
         """Give each request its token, and say whether one has ended."""
-        counts = [each.asked.num_logprobs for each in requests]
-        rows = [
-            (place, request.asked.row.stop_token_ids)
+        wanted = [
+            Wanted(place, request.asked.row.stop_token_ids, request.asked.num_logprobs)
             for place, request in zip(places, requests, strict=True)
         ]
-        most = max((count for count in counts if count is not None), default=None)
-        chosen = chosen_tokens(batch, rows, most)
         has_ended = False
-        for request, count, each in zip(list(requests), counts, chosen, strict=True):
-            if each.top_logprobs is not None:
-                top = None if count is None else dict(list(each.top_logprobs.items())[:count])
-                each = each._replace(top_logprobs=top)
+        for request, each in zip(list(requests), chosen_tokens(batch, wanted), strict=True):
             if request.push(each):
                 has_ended = True
                 self._remove(request, None)

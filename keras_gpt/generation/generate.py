@@ -31,26 +31,26 @@ def generate(
     count = read_num_logprobs(logprobs, details)
     tokenizer = model.tokenizer if prompts.are_strings else None
     growing = [GrowingAnswer(row.prompt, tokenizer, strings) for row in rows]
-    texts: list[list[str]] = [[] for _ in rows]
     ended: set[int] = set()
     guessing = (draft_model, prompt_lookup, num_draft_tokens)
     for tokens in decode_as_asked(model, rows, ended, count, *guessing):
         for index, chosen in tokens.items():
-            texts[index].append(growing[index].push(chosen))
+            growing[index].push(chosen)
             if growing[index].has_stopped:
                 ended.add(index)
     answers: list[Any] = []
-    for row, each, pieces in zip(rows, growing, texts, strict=True):
-        text = None
-        if tokenizer is not None:
-            before = tokenizer.decode(row.prompt, skip_special=True) if echo else ""
-            text = before + "".join(pieces) + each.finish()
+    for row, each in zip(rows, growing, strict=True):
+        each.finish()
+        before = ""
+        if tokenizer is not None and echo:
+            before = tokenizer.decode(row.prompt, skip_special=True)
+        answer = each.answer(before, count is not None)
         if details:
-            answers.append(each.answer(text, count is not None))
-        elif text is None:
-            answers.append([*(row.prompt if echo else ()), *each.token_ids])
+            answers.append(answer)
+        elif answer.text is not None:
+            answers.append(answer.text)
         else:
-            answers.append(text)
+            answers.append([*(row.prompt if echo else ()), *answer.token_ids])
     if num_return_sequences > 1:
         answers = [
             answers[start : start + num_return_sequences]

@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -103,21 +103,21 @@ class PromptReader:
             self._beginnings.keep(self._prompt, self._past)
         return ReadPrompts(logits, self._past)
 
-    def _read_behind(self, count: int) -> object:
+    def _read_behind(self, count: int) -> Any:
         length = tensor([self._done], "int32")
         needed = length_bucket(min(self._done + count, self._context), self._context)
         if needed > ops.shape(self._past[0].keys)[2]:
             self._past = grow_cache(self._past, needed)
         logits, recent = self._steps.read(
             self._padded(count, self._chunk),
-            tensor([count], "int32"),
+            tensor([[count - 1]], "int32"),
             length,
             tensor([0], "int32"),
             self._past,
             empty_recent(self._past, self._chunk),
         )
         self._past = self._steps.fold(self._past, recent, length)
-        return logits
+        return logits[:, 0, :]
 
     def _padded(self, count: int, time: int) -> object:
         token_ids = np.zeros((1, time), "int32")

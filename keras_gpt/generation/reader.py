@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from keras_gpt.generation.cache import RECENT_SLOTS, empty_recent, length_bucket
+from keras_gpt.generation.batch import read_at_once
+from keras_gpt.generation.cache import RECENT_SLOTS, empty_recent
 from keras_gpt.generation.protocol import Decoder
-from keras_gpt.generation.rows import Row, padded_prompts, tensor
+from keras_gpt.generation.rows import Row, tensor
 from keras_gpt.generation.sampling import Sampling
 from keras_gpt.generation.steps import decode_steps
 
@@ -27,11 +28,9 @@ class RowReader:
 
     def __init__(self, model: Decoder, row: Row, sampling: Sampling) -> None:
         self.steps = decode_steps(model)
-        time = length_bucket(len(row.prompt), model.config.context_length)
-        logits, self._past = self.steps.first(
-            tensor(padded_prompts([row], time), "int32"), tensor([len(row.prompt)], "int32")
-        )
-        self.first = self.steps.choose(logits, sampling, tensor([0], "int32"))
+        read = read_at_once(model, [row])
+        self._past = list(read.past)
+        self.first = self.steps.choose(read.logits, sampling, tensor([0], "int32"))
         self._recent = empty_recent(self._past)
         self._lengths = np.array([len(row.prompt)], "int32")
         self._slots = np.zeros_like(self._lengths)
@@ -72,22 +71,22 @@ class RowReader:
         """
         padded = np.zeros((1, width), "int32")
         padded[0, : len(tokens)] = tokens
+        return self._read(padded, len(tokens), [len(tokens) - 1])[:, 0, :]
+
+    def verify(self, tokens: Sequence[int]) -> Any:
+        """Read tokens; give the logits after each, (1, len(tokens), vocab_size)."""
+        return self._read([tokens], len(tokens), range(len(tokens)))
+
+    def _read(self, token_ids: Any, count: int, wanted: Sequence[int]) -> Any:
+        """Read the first `count` of (1, width) ids; give the logits after the wanted ones."""
         logits, self._recent = self.steps.read(
-            tensor(padded, "int32"),
-            tensor([len(tokens)], "int32"),
+            tensor(token_ids, "int32"),
+            tensor([wanted], "int32"),
             *self._places(),
             self._past,
             self._recent,
         )
-        self._slots = self._slots + len(tokens)
-        return logits
-
-    def verify(self, tokens: Sequence[int]) -> Any:
-        """Read tokens; give the logits after each, (1, len(tokens), vocab_size)."""
-        logits, self._recent = self.steps.verify(
-            tensor([tokens], "int32"), *self._places(), self._past, self._recent
-        )
-        self._slots = self._slots + len(tokens)
+        self._slots = self._slots + count
         return logits
 
     def _places(self) -> tuple[Any, Any]:

@@ -47,7 +47,6 @@ class Request:
         self.time_to_first: float | None = None
         self._start = time.monotonic()
         self._pieces: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._text: list[str] = []
         self._finished = threading.Event()
         self._cancelled = threading.Event()
         self._answer: Answer | None = None
@@ -119,8 +118,7 @@ class Request:
         """Give the answer."""
         if self.asked.as_text:
             self._show(self.growing.finish())
-        text = "".join(self._text) if self.asked.as_text else None
-        answer = self.growing.answer(text, self.asked.num_logprobs is not None)
+        answer = self.growing.answer("", self.asked.num_logprobs is not None)
         self._answer = dataclasses.replace(answer, finish_reason=reason or answer.finish_reason)
         self._end()
 
@@ -131,7 +129,6 @@ class Request:
 
     def _show(self, piece: str) -> None:
         if piece:
-            self._text.append(piece)
             self._pieces.put(piece)
 
     def _end(self) -> None:

@@ -21,17 +21,15 @@ TOP_LOGPROBS = 20
 class DecodeSteps:
     """The compiled functions of one model, each compiled once for each shape.
 
-    Python's `generate` and the exported SavedModel run the same functions. A
-    vocabulary may be larger than the tokenizer's (padded to a round number): what stands for no
-    text is not chosen.
+    Python's `generate` and the exported SavedModel run the same functions. A vocabulary may be
+    larger than the tokenizer's (padded to a round number): what stands for no text is not chosen.
 
     Attributes:
         first: reads prompts; gives the logits after each row's last token, and the past.
         choose: chooses one token a row from logits; apart from `next`, whose program is there once
             for each length.
         next: reads one token a row; gives the next one's logits, and `recent` anew.
-        read: reads several tokens a row; gives the logits after each row's last, and `recent` anew.
-        verify: reads several tokens a row; gives the logits after each of them, and `recent` anew.
+        read: reads several tokens a row; gives the logits after some of them, and `recent` anew.
         probabilities, accept: the functions of these names in `sampling` and `acceptance`.
         fold: moves `recent` behind `past`.
         choose_controlled: chooses from logits that are changed first.
@@ -44,13 +42,15 @@ class DecodeSteps:
         self.known = known
 
         def logits_at(states: Any, places: Any) -> Any:
-            places = ops.reshape(places, (-1, 1, 1))
-            last = ops.take_along_axis(states, places, axis=1)  # (batch, 1, embedding_dim)
-            return model.next_logits(last[:, 0, :])[:, :known]
+            """Give (batch, count, known) logits after the tokens at `places`, (batch, count)."""
+            wanted = ops.take_along_axis(states, ops.expand_dims(places, 2), axis=1)
+            flat = ops.reshape(wanted, (-1, states.shape[-1]))  # (batch * count, embedding_dim)
+            logits = model.next_logits(flat)[:, :known]
+            return ops.reshape(logits, (*ops.shape(places), known))
 
         def first(token_ids: Any, lengths: Any) -> tuple[Any, list[KeyValues]]:
             states, cache = model.prefill(token_ids, lengths)
-            return logits_at(states, lengths - 1), cache
+            return logits_at(states, ops.expand_dims(lengths - 1, 1))[:, 0, :], cache
 
         def following(
             tokens: Any,
@@ -64,14 +64,14 @@ class DecodeSteps:
 
         def read(
             token_ids: Any,
-            counts: Any,
+            places: Any,
             lengths: Any,
             slots: Any,
             past: Sequence[KeyValues],
             recent: Sequence[KeyValues],
         ) -> tuple[Any, list[KeyValues]]:
             states, recent = model.step(token_ids, lengths, slots, past, recent)
-            return logits_at(states, counts - 1), recent
+            return logits_at(states, places), recent
 
         def logprobs(logits: Any, tokens: Any) -> tuple[Any, Any, Any]:
             values = ops.log_softmax(logits, axis=-1)
@@ -79,22 +79,9 @@ class DecodeSteps:
             top, top_ids = ops.top_k(values, min(TOP_LOGPROBS, known))
             return chosen, ops.cast(top_ids, "int32"), top
 
-        def verify(
-            token_ids: Any,
-            lengths: Any,
-            slots: Any,
-            past: Sequence[KeyValues],
-            recent: Sequence[KeyValues],
-        ) -> tuple[Any, list[KeyValues]]:
-            states, recent = model.step(token_ids, lengths, slots, past, recent)
-            rows = ops.reshape(states, (-1, states.shape[-1]))  # (batch * new, embedding_dim)
-            logits = model.next_logits(rows)[:, :known]
-            return ops.reshape(logits, (-1, token_ids.shape[1], known)), recent
-
         self.first = compiled(first, model)
         self.next = compiled(following, model)
         self.read = compiled(read, model)
-        self.verify = compiled(verify, model)
         self.probabilities = compiled(probabilities, model)
         self.accept = compiled(accept, model)
         self.fold = compiled(fold, model)

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from keras_gpt.generation.batch import filled_up
 from keras_gpt.generation.cache import (
     batch_bucket,
     empty_recent,
@@ -39,7 +38,7 @@ def warmup(
 
 def _warm_up(model: Decoder, size: int, lengths: list[int], chunk: int | None) -> None:
     steps, context = decode_steps(model), model.config.context_length
-    rows = filled_up([Row([0], 1, SamplingOptions(seed=0))] * size)
+    rows = [Row([0], 1, SamplingOptions(seed=0))] * size
     sampling = sampling_of(rows)
     zeros, ones = tensor([0] * size, "int32"), tensor([1] * size, "int32")
 
@@ -70,5 +69,7 @@ def _warm_up(model: Decoder, size: int, lengths: list[int], chunk: int | None) -
         steps.fold(past, recent, ones)
         if chunk is not None and size == 1:
             piece = tensor([[0] * chunk], "int32")
-            _, recent = steps.read(piece, ones, ones, zeros, past, empty_recent(past, chunk))
+            _, recent = steps.read(
+                piece, tensor([[0]], "int32"), ones, zeros, past, empty_recent(past, chunk)
+            )
             steps.fold(past, recent, ones)

@@ -10,7 +10,7 @@ from gpt_cases import make_gpt, shared_gpt, small_tokenizer
 
 from keras_gpt import Tokenizer
 from keras_gpt.generation import Constraint, Engine
-from keras_gpt.generation.batch import Batch, read_prompts
+from keras_gpt.generation.batch import Batch, read_at_once
 from keras_gpt.generation.constraints import start_constraint
 from keras_gpt.generation.options import read_prompts as read_prompt_ids
 from keras_gpt.generation.options import read_rows
@@ -171,7 +171,7 @@ def test_rows_that_are_kept_twice_go_on_apart(speaker):
         seed=1,
         constraint=Constraint.regex("[a-z]{30}"),
     )
-    batch = Batch(speaker, rows, read_prompts(speaker, rows))
+    batch = Batch(speaker, rows, read_at_once(speaker, rows))
     batch.keep([1, 1, 2])
     texts = [[int(token)] for token in batch.tokens[:3]]
     # The same row, but another answer to it: both go on from the same token.

@@ -143,6 +143,9 @@ def test_drawn_tokens_have_the_model_s_distribution():
 
 def test_nothing_is_compiled_after_the_first_answers(disturbed_gpt3):
     gpt = shared_gpt("gpt3")
+    # When slots are folded depends on how many guesses are right, and so on random weights.
+    gpt.warmup()
+    disturbed_gpt3.warmup()
     # Within the first bucket, from it to the second, and within the second.
     for prompt in (PROMPTS[0], PROMPTS[1], random_ids(35).tolist()):
         for settings in ({"draft_model": disturbed_gpt3}, {"prompt_lookup": 1}):
@@ -150,7 +153,7 @@ def test_nothing_is_compiled_after_the_first_answers(disturbed_gpt3):
     functions = [
         getattr(decode_steps(model), name)
         for model in (gpt, disturbed_gpt3)
-        for name in ("first", "next", "read", "verify", "choose", "probabilities", "accept", "fold")
+        for name in ("first", "next", "read", "choose", "probabilities", "accept", "fold")
     ]
     counts = [function.experimental_get_tracing_count() for function in functions]
     assert sum(counts) > 8
