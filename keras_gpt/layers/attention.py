@@ -145,7 +145,7 @@ class CausalSelfAttention(keras.layers.Layer):
                 queries, (batch, config.key_value_heads, group * time, config.head_dim)
             )
         queries = queries * (1.0 / math.sqrt(config.head_dim))
-        scores = _joined([ops.matmul(queries, ops.transpose(k, (0, 1, 3, 2))) for k, _ in parts])
+        scores = _joined([_scores(queries, keys) for keys, _ in parts])
         # Half precision cannot hold the sum of many exponentials.
         scores = ops.cast(scores, "float32")  # (batch, key/value heads, group * query, key)
         length = ops.shape(scores)[3]
@@ -169,6 +169,14 @@ class CausalSelfAttention(keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         """Give what the layer is made from."""
         return {**super().get_config(), "config": self.gpt_config.to_dict()}
+
+
+def _scores(queries: Any, keys: Any) -> Any:
+    """Give (batch, heads, query, key) products."""
+    if queries.shape[2] == 1:
+        # The keys on the left: on the right, XLA would lay all of them out anew for one query.
+        return ops.transpose(ops.matmul(keys, ops.transpose(queries, (0, 1, 3, 2))), (0, 1, 3, 2))
+    return ops.matmul(queries, ops.transpose(keys, (0, 1, 3, 2)))
 
 
 def _weigh(weights: Any, parts: Sequence[KeyValues]) -> Any:

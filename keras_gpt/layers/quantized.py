@@ -20,6 +20,7 @@ from keras_gpt.layers.integers import (
     rounded_4,
     unpacked,
 )
+from keras_gpt.layers.one_row import product
 
 # Modes whose rounding and products are ours, each with one setting only; others are Keras' own.
 OUR_MODES = ("int8", "int4")
@@ -61,6 +62,13 @@ class Dense(keras.layers.Dense):
             scale = self.lora_alpha / self.lora_rank
             kernel = kernel + scale * ops.matmul(self.lora_kernel_a, self.lora_kernel_b)
         return kernel
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        """Multiply by the matrix, add the bias, activate."""
+        x = product(inputs, ops.convert_to_tensor(self.kernel))
+        if self.bias is not None:
+            x = x + self.bias
+        return x if self.activation is None else self.activation(x)
 
     def quantize(self, mode: Any = None, type_check: bool = True, config: Any = None) -> None:
         """Replace the weights by integers; see the class."""
