@@ -22,7 +22,6 @@ from keras_gpt.generation.cache import batch_bucket, empty_recent, grow_cache, l
 from keras_gpt.generation.compiled import compiled, kept_with
 from keras_gpt.generation.control import (
     Changes,
-    Seen,
     changed_logits,
     changes_of,
     forced_now,
@@ -40,7 +39,7 @@ class Found(NamedTuple):
     """A whole sequence."""
 
     answer: GrowingAnswer
-    score: float | None  # see `BeamOptions`; None where no beams were asked for
+    score: float  # see `BeamOptions`
 
 
 class Candidates(NamedTuple):
@@ -226,7 +225,7 @@ class _Beams:
 
 class _Functions(NamedTuple):
     rank: Callable[..., Candidates]
-    follow: Callable[..., tuple[Candidates, list[KeyValues], Seen | None]]
+    follow: Callable[..., tuple[Candidates, list[KeyValues], Any]]
 
 
 def _functions_of(model: Decoder, count: int) -> _Functions:

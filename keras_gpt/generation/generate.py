@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from keras_gpt.generation.answers import GrowingAnswer
-from keras_gpt.generation.beam import Found, beam_search
+from keras_gpt.generation.beam import beam_search
 from keras_gpt.generation.contrastive import decode_contrastively
 from keras_gpt.generation.decode import Chosen
 from keras_gpt.generation.options import read_num_logprobs, read_prompts, read_rows, read_stop
@@ -43,6 +43,7 @@ def generate(
     tokenizer = model.tokenizer if prompts.are_strings else None
     growing = [GrowingAnswer(row.prompt, tokenizer, strings) for row in rows]
     guessing = _Guessing(draft_model, prompt_lookup, num_draft_tokens)
+    found: Sequence[Sequence[tuple[GrowingAnswer, float | None]]]  # of each prompt, with scores
     if beams:
         check_beams(beams, rows, count, {"penalty_alpha": penalty_alpha, **guessing._asdict()})
         found = beam_search(model, rows, growing, beams)
@@ -54,7 +55,7 @@ def generate(
                 if growing[index].has_stopped:
                     ended.add(index)
         starts = range(0, len(rows), each)
-        found = [[Found(it, None) for it in growing[at : at + each]] for at in starts]
+        found = [[(it, None) for it in growing[at : at + each]] for at in starts]
     answers: list[Any] = []
     for ids, several in zip((row.prompt for row in rows[::each]), found, strict=True):
         before = ""
