@@ -69,10 +69,7 @@ class _ContrastiveBatch:
     def __init__(self, model: Decoder, rows: Sequence[Row], penalty_alpha: float) -> None:
         rows = filled_up(rows)
         self._steps = decode_steps(model)
-        functions: _Functions = kept_with(
-            model, "_contrastive_functions", lambda: _make_functions(model)
-        )
-        self._functions = functions
+        self._functions = _functions_of(model)
         self._alpha = tensor(penalty_alpha, "float32")
         self._row = rows[0]  # for the settings, which are those of all
         self._width = min(self._row.options.top_k or 1, self._steps.known)
@@ -82,7 +79,7 @@ class _ContrastiveBatch:
         context = model.config.context_length
         self._changes = changes_of(rows, self._steps.known, context)
         time = length_bucket(int(self._lengths.max()), context)
-        self._next_logits, directions, past = functions.read(
+        self._next_logits, directions, past = self._functions.read(
             tensor(padded_prompts(rows, time), "int32"), tensor(self._lengths, "int32")
         )
         longest = max(len(row.prompt) + row.max_new_tokens for row in rows)
@@ -154,6 +151,14 @@ class _ContrastiveBatch:
 class _Functions(NamedTuple):
     read: Callable[..., Any]
     step: Callable[..., Any]
+
+
+def _functions_of(model: Decoder) -> _Functions:
+    """Give the compiled functions, made on first use and kept."""
+    functions: _Functions = kept_with(
+        model, "_contrastive_functions", lambda: _make_functions(model)
+    )
+    return functions
 
 
 def _make_functions(model: Decoder) -> _Functions:
