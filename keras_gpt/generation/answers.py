@@ -1,5 +1,6 @@
 """Answers as they grow: tokens, their text, and what ended them."""
 
+import copy
 import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -24,6 +25,7 @@ class Answer:
             followed to its end (see `ConstraintState`).
         logprobs: log P of each new token, as the model itself has it; None unless asked for.
         top_logprobs: for each new token the most probable ones; None unless asked for.
+        score: what beam search ranks the answer by (see `BeamOptions`); None without beams.
     """
 
     token_ids: list[int]
@@ -31,6 +33,7 @@ class Answer:
     finish_reason: str
     logprobs: list[float] | None
     top_logprobs: list[dict[int, float]] | None
+    score: float | None = None
 
 
 class GrowingAnswer:
@@ -65,6 +68,15 @@ class GrowingAnswer:
                     self._decoder.push(token)
         self._stop = StopStrings(stop)
 
+    def copy(self) -> "GrowingAnswer":
+        """Give another one that is as far as this one and grows on its own."""
+        twin = copy.copy(self)
+        twin.token_ids, twin._pieces = [*self.token_ids], [*self._pieces]
+        twin._logprobs, twin._top = [*self._logprobs], [*self._top]
+        twin._stop = copy.copy(self._stop)
+        twin._decoder = None if self._decoder is None else self._decoder.copy()
+        return twin
+
     def push(self, chosen: Chosen) -> str:
         """Take a token, and give the text that is sure to belong to the answer."""
         if chosen.is_stop:
@@ -92,7 +104,7 @@ class GrowingAnswer:
         self._pieces.append(piece)
         return piece
 
-    def answer(self, before: str, with_logprobs: bool) -> Answer:
+    def answer(self, before: str, with_logprobs: bool, score: float | None = None) -> Answer:
         """Give what there is, the text with `before` in front of it."""
         return Answer(
             token_ids=self.token_ids,
@@ -100,4 +112,5 @@ class GrowingAnswer:
             finish_reason=self._end if self.has_stopped else "length",
             logprobs=self._logprobs if with_logprobs else None,
             top_logprobs=self._top if with_logprobs else None,
+            score=score,
         )

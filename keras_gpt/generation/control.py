@@ -41,6 +41,13 @@ class Seen(NamedTuple):
     lengths: Any  # (batch,) int32
 
 
+class Changes(NamedTuple):
+    """What changes the logits of rows that follow a search, all of them with the same settings."""
+
+    control: Control
+    seen: Seen
+
+
 def controls_of(rows: Sequence[Row], vocab_size: int) -> Control:
     """Give the rows' settings as tensors."""
     stops = np.zeros((len(rows), vocab_size), "bool")
@@ -95,6 +102,13 @@ def choose_controlled(
     Returns:
         (batch,) int32 tokens, and `seen` with them.
     """
+    logits = controlled_logits(logits, step, control, seen, allowed)
+    tokens = ops.where(forced >= 0, forced, choose(logits, sampling, step))
+    return tokens, seen_with(seen, tokens)
+
+
+def controlled_logits(logits: Any, step: Any, control: Control, seen: Seen, allowed: Any) -> Any:
+    """Change logits in the order of `processors`; the arguments are those of `choose_controlled`."""
     plain = logits
     logits = add_bias(logits, control.bias)
     counts = TokenCounts(seen.prompt_counts, seen.new_counts)
@@ -104,11 +118,48 @@ def choose_controlled(
     logits = ops.where(allowed, logits, -float("inf"))
     # A constraint holds whatever the other settings ban: where they leave nothing, they are not asked.
     is_blocked = ops.max(logits, axis=-1, keepdims=True) == -float("inf")
-    logits = ops.where(is_blocked, ops.where(allowed, plain, -float("inf")), logits)
-    tokens = ops.where(forced >= 0, forced, choose(logits, sampling, step))
+    return ops.where(is_blocked, ops.where(allowed, plain, -float("inf")), logits)
+
+
+def changes_of(rows: Sequence[Row], vocab_size: int, context_length: int) -> Changes | None:
+    """Give what changes the logits of rows before their first new token; None where nothing does."""
+    if not rows[0].is_controlled:
+        return None
+    return Changes(controls_of(rows, vocab_size), seen_of(rows, vocab_size, context_length))
+
+
+def changed_logits(logits: Any, step: Any, forced: Any, changes: Changes | None) -> Any:
+    """Change logits for a search.
+
+    Args:
+        logits: (batch, vocab_size) float32.
+        step: scalar int32, how many tokens were chosen before.
+        forced: scalar int32, the one token that is left, with its own logit; -1 forces none.
+        changes: None changes nothing.
+
+    Returns:
+        (batch, vocab_size) float32.
+    """
+    if changes is None:
+        return logits
+    allowed = ops.ones((1, 1), "bool")
+    changed = controlled_logits(logits, step, changes.control, changes.seen, allowed)
+    vocabulary = ops.expand_dims(ops.arange(logits.shape[-1], dtype="int32"), 0)
+    only = ops.where(vocabulary == forced, logits, -float("inf"))
+    return ops.where(forced >= 0, only, changed)
+
+
+def forced_now(row: Row, step: int) -> int:
+    """Give the token that a row must take now; -1 for none."""
+    ids = row.options.forced_token_ids
+    return ids[step] if step < len(ids) else -1
+
+
+def seen_with(seen: Seen, tokens: Any) -> Seen:
+    """Give what the rows have seen with one more token each, (batch,) int32."""
     places = ops.expand_dims(ops.arange(ops.shape(seen.history)[1], dtype="int32"), 0)
     here = places == ops.expand_dims(seen.lengths, 1)
-    return tokens, Seen(
+    return Seen(
         seen.prompt_counts,
         add_token(seen.new_counts, tokens),
         ops.where(here, ops.expand_dims(tokens, 1), seen.history),

@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
-from keras_gpt.generation.batch import Batch, read_at_once
+import numpy as np
+
+from keras_gpt.generation.batch import Batch, Logprobs, read_at_once
 from keras_gpt.generation.cache import batch_bucket
 from keras_gpt.generation.protocol import Decoder
 from keras_gpt.generation.rows import Row
@@ -38,10 +40,38 @@ def decode(
     Yields:
         At each step the chosen token of each row that has not ended.
     """
+    if any(row.max_new_tokens > 0 for row in rows):
+        batch = Batch(model, rows, read_at_once(model, rows))
+        yield from follow(batch, rows, ended, num_logprobs)
+
+
+class ChoosingBatch(Protocol):
+    """Rows that have chosen a token each, and can go on; `Batch` says what each part is."""
+
+    tokens: np.ndarray
+
+    @property
+    def size(self) -> int:
+        """How many rows are computed."""
+
+    def step(self, live: Sequence[int]) -> None:
+        """Choose the next tokens."""
+
+    def logprobs(self) -> Logprobs:
+        """Give the log-probabilities of the last chosen tokens."""
+
+    def end_of(self, place: int) -> str | None:
+        """Say whether something else than a stop token ends a row."""
+
+    def keep(self, indices: Sequence[int]) -> None:
+        """Go on with these rows alone."""
+
+
+def follow(
+    batch: ChoosingBatch, rows: Sequence[Row], ended: AbstractSet[int], num_logprobs: int | None
+) -> Iterator[dict[int, Chosen]]:
+    """Take a batch from step to step until each of its rows has stopped; for the rest see `decode`."""
     live = [index for index, row in enumerate(rows) if row.max_new_tokens > 0]
-    if not live:
-        return
-    batch = Batch(model, rows, read_at_once(model, rows))
     places = {index: index for index in live}  # where each live row stands in the batch
     step = 0
     while True:
@@ -75,7 +105,7 @@ class Wanted(NamedTuple):
     num_logprobs: int | None  # as for `decode`
 
 
-def chosen_tokens(batch: Batch, rows: Sequence[Wanted]) -> list[Chosen]:
+def chosen_tokens(batch: ChoosingBatch, rows: Sequence[Wanted]) -> list[Chosen]:
     """Give the last token of rows of a batch that has just chosen."""
     found = batch.logprobs() if any(row.num_logprobs is not None for row in rows) else None
     chosen = []

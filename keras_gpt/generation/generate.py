@@ -1,12 +1,16 @@
 """`generate` and `stream`: prompts in, continued prompts out."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from keras_gpt.generation.answers import GrowingAnswer
+from keras_gpt.generation.beam import beam_search
+from keras_gpt.generation.contrastive import decode_contrastively
 from keras_gpt.generation.decode import Chosen
 from keras_gpt.generation.options import read_num_logprobs, read_prompts, read_rows, read_stop
 from keras_gpt.generation.protocol import Decoder
+from keras_gpt.generation.rows import Row
+from keras_gpt.generation.search_options import check_beams, check_contrastive, read_beams
 from keras_gpt.generation.speculative_options import decode_as_asked
 
 
@@ -22,40 +26,52 @@ def generate(
     draft_model: Decoder | None = None,
     prompt_lookup: int | None = None,
     num_draft_tokens: int | None = None,
+    num_beams: int = 1,
+    length_penalty: float = 1.0,
+    early_stopping: bool | str = False,
+    penalty_alpha: float | None = None,
     **settings: Any,
 ) -> Any:
     """Continue prompts; `GPT.generate` documents the arguments, `read_rows` takes the settings."""
     prompts = read_prompts(model, prompt)
-    rows = read_rows(model, prompts, num_return_sequences=num_return_sequences, **settings)
+    beams = read_beams(num_beams, length_penalty, early_stopping, num_return_sequences)
+    # The beams of a prompt come from one row; otherwise each answer has a row.
+    each = 1 if beams else num_return_sequences
+    rows = read_rows(model, prompts, num_return_sequences=each, **settings)
     strings = read_stop(stop, prompts.are_strings)
     count = read_num_logprobs(logprobs, details)
     tokenizer = model.tokenizer if prompts.are_strings else None
     growing = [GrowingAnswer(row.prompt, tokenizer, strings) for row in rows]
-    ended: set[int] = set()
-    guessing = (draft_model, prompt_lookup, num_draft_tokens)
-    for tokens in decode_as_asked(model, rows, ended, count, *guessing):
-        for index, chosen in tokens.items():
-            growing[index].push(chosen)
-            if growing[index].has_stopped:
-                ended.add(index)
+    guessing = _Guessing(draft_model, prompt_lookup, num_draft_tokens)
+    found: Sequence[Sequence[tuple[GrowingAnswer, float | None]]]  # of each prompt, with scores
+    if beams:
+        check_beams(beams, rows, count, {"penalty_alpha": penalty_alpha, **guessing._asdict()})
+        found = beam_search(model, rows, growing, beams)
+    else:
+        ended: set[int] = set()
+        for tokens in _decode(model, rows, ended, count, penalty_alpha, guessing):
+            for index, chosen in tokens.items():
+                growing[index].push(chosen)
+                if growing[index].has_stopped:
+                    ended.add(index)
+        starts = range(0, len(rows), each)
+        found = [[(it, None) for it in growing[at : at + each]] for at in starts]
     answers: list[Any] = []
-    for row, each in zip(rows, growing, strict=True):
-        each.finish()
+    for ids, several in zip((row.prompt for row in rows[::each]), found, strict=True):
         before = ""
         if tokenizer is not None and echo:
-            before = tokenizer.decode(row.prompt, skip_special=True)
-        answer = each.answer(before, count is not None)
-        if details:
-            answers.append(answer)
-        elif answer.text is not None:
-            answers.append(answer.text)
-        else:
-            answers.append([*(row.prompt if echo else ()), *answer.token_ids])
-    if num_return_sequences > 1:
-        answers = [
-            answers[start : start + num_return_sequences]
-            for start in range(0, len(answers), num_return_sequences)
-        ]
+            before = tokenizer.decode(ids, skip_special=True)
+        finished: list[Any] = []
+        for grown, score in several[:num_return_sequences]:
+            grown.finish()
+            answer = grown.answer(before, count is not None, score)
+            if details:
+                finished.append(answer)
+            elif answer.text is not None:
+                finished.append(answer.text)
+            else:
+                finished.append([*(ids if echo else ()), *answer.token_ids])
+        answers.append(finished if num_return_sequences > 1 else finished[0])
     return answers[0] if prompts.is_one else answers
 
 
@@ -67,6 +83,10 @@ def stream(
     draft_model: Decoder | None = None,
     prompt_lookup: int | None = None,
     num_draft_tokens: int | None = None,
+    num_beams: int = 1,
+    length_penalty: float = 1.0,
+    early_stopping: bool | str = False,
+    penalty_alpha: float | None = None,
     **settings: Any,
 ) -> Iterator[Any]:
     """Continue one prompt, giving each piece as it comes; `GPT.stream` documents the arguments."""
@@ -75,6 +95,11 @@ def stream(
         raise ValueError(
             f"prompt must be one prompt; generate takes several. Received: {len(prompts.ids)}"
         )
+    if read_beams(num_beams, length_penalty, early_stopping, 1):
+        raise ValueError(
+            "num_beams must be 1 for a stream, because which beam is best is only known at the end: "
+            f"use generate. Received: num_beams={num_beams}"
+        )
     (row,) = read_rows(model, prompts, num_return_sequences=1, **settings)
     answer = GrowingAnswer(
         row.prompt,
@@ -82,10 +107,33 @@ def stream(
         read_stop(stop, prompts.are_strings),
     )
     ended: set[int] = set()
-    guessing = (draft_model, prompt_lookup, num_draft_tokens)
-    steps = decode_as_asked(model, [row], ended, None, *guessing)
+    guessing = _Guessing(draft_model, prompt_lookup, num_draft_tokens)
+    steps = _decode(model, [row], ended, None, penalty_alpha, guessing)
     # The checks above run at the call, not at the first piece.
     return _pieces(steps, ended, answer, prompts.are_strings)
+
+
+class _Guessing(NamedTuple):
+    """The arguments of speculative decoding."""
+
+    draft_model: Decoder | None
+    prompt_lookup: int | None
+    num_draft_tokens: int | None
+
+
+def _decode(
+    model: Decoder,
+    rows: Sequence[Row],
+    ended: set[int],
+    num_logprobs: int | None,
+    penalty_alpha: float | None,
+    guessing: _Guessing,
+) -> Iterator[dict[int, Chosen]]:
+    """Check how the tokens are to be chosen, one after the other, and choose them."""
+    if penalty_alpha is None:
+        return decode_as_asked(model, rows, ended, num_logprobs, *guessing)
+    check_contrastive(penalty_alpha, rows, guessing._asdict())
+    return decode_contrastively(model, rows, penalty_alpha, ended, num_logprobs)
 
 
 def _pieces(

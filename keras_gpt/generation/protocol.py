@@ -38,6 +38,9 @@ class Decoder(Protocol):
     def next_logits(self, states: Any) -> Any:
         """Turn states into logits; see `GPT.next_logits`."""
 
+    def finish(self, states: Any) -> Any:
+        """Turn states of `prefill` or `step` into last states; see `GPT.finish`."""
+
     def score_positions(self, token_ids: Any, prefix_lengths: Any) -> Any:
         """Give -log P of each next token; see `GPT.score_positions`."""
 

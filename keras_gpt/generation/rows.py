@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -58,6 +59,11 @@ def sampling_of(rows: Sequence[Row]) -> Sampling:
         seed=seeds,
         sequence=tensor([row.sequence for row in rows], "int32"),
     )
+
+
+def taken(parts: Any, rows: Any) -> Any:
+    """Give these rows, (count,) int32, of every tensor in a structure."""
+    return keras.tree.map_structure(lambda part: ops.take(part, rows, axis=0), parts)
 
 
 def tensor(values: object, dtype: str) -> Any:

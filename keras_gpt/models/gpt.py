@@ -204,7 +204,7 @@ class GPT(TextMethods, Formats, NextTokenModel):
         for layer, block in enumerate(self.blocks):
             window = self.config.attention_window(layer)
             states = block(states, masks[window], rotary, training=training)
-        return self._finish(states)
+        return self.finish(states)
 
     def project(self, states: Any) -> Any:
         """Turn last states (..., embedding_dim) into logits (..., vocab_size)."""
@@ -235,7 +235,8 @@ class GPT(TextMethods, Formats, NextTokenModel):
             states = states + self.position_embedding(positions, training=training)
         return self.embedding_dropout(states, training=training), rotary
 
-    def _finish(self, states: Any) -> Any:
+    def finish(self, states: Any) -> Any:
+        """Make the last states of those that the blocks gave, of any shape (..., embedding_dim)."""
         if self.final_norm is not None:
             states = self.final_norm(states)
         return ops.tanh(states) if self.config.output_activation == "tanh" else states
@@ -322,7 +323,7 @@ class GPT(TextMethods, Formats, NextTokenModel):
 
     def next_logits(self, states: Any) -> Any:
         """Turn states that `prefill` or `step` gave, (batch, embedding_dim), into float32 logits."""
-        return ops.cast(self.project(self._finish(states)), "float32")
+        return ops.cast(self.project(self.finish(states)), "float32")
 
     def score_positions(self, token_ids: Any, prefix_lengths: Any) -> Any:
         """Give -log P of each token given those before it.

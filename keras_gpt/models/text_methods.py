@@ -42,6 +42,10 @@ class TextMethods:
         draft_model: Decoder | None = None,
         prompt_lookup: int | None = None,
         num_draft_tokens: int | None = None,
+        num_beams: int = 1,
+        length_penalty: float = 1.0,
+        early_stopping: bool | str = False,
+        penalty_alpha: float | None = None,
     ) -> Any:
         """Continue prompts, token by token.
 
@@ -94,6 +98,22 @@ class TextMethods:
             prompt_lookup: instead of a draft model, how many last tokens to look up in prompt and
                 answer, to guess what followed them there; 2 or 3 are usual.
             num_draft_tokens: how many tokens are guessed at a time; 5 by default.
+            num_beams: above 1, so many beginnings of an answer go on side by side, and the answers
+                are the `num_return_sequences` (at most `num_beams`) with the best scores, the best
+                first; fewer only where fewer sequences are possible. Nothing is drawn, and
+                `details` hold the scores. Not together with settings that choose by drawing,
+                `logprobs`, a constraint or guessed tokens.
+            length_penalty: a sequence's score is the sum of log P of its new tokens / n **
+                length_penalty, where n counts the new tokens, and a stop token that ends them, and
+                not the prompt. Above 0 favours long answers, below 0 short ones. log P is changed
+                by penalties, biases and bans where there are any.
+            early_stopping: when a search with `num_beams` whole sequences ends: True, at once;
+                False, when the best beam, if it ended now, would score no better than the worst of
+                them; "never", when no longer beam can score better.
+            penalty_alpha: from 0 to 1; each token is then that of the `top_k` most probable ones
+                with the largest (1 - penalty_alpha) * P - penalty_alpha * (the cosine between its
+                state and the most similar one of all earlier tokens). About 0.6 with a `top_k` of 4
+                is usual. Nothing is drawn.
 
         Returns:
             Prompt and continuation: a string for a string, ids for ids, a list for a list. With
@@ -108,7 +128,8 @@ class TextMethods:
 
         Sources: top-k, arXiv:1805.04833; top-p, arXiv:1904.09751; min-p, arXiv:2407.01082; typical,
         arXiv:2202.00666; repetition penalty, arXiv:1909.05858; n-grams, arXiv:1705.04304;
-        speculative decoding, arXiv:2211.17192.
+        speculative decoding, arXiv:2211.17192; beams, transformers' `generate` (5.23); contrastive
+        search, arXiv:2202.06417.
         """
         return generation.generate(
             cast(Decoder, self),
@@ -140,6 +161,10 @@ class TextMethods:
             draft_model=draft_model,
             prompt_lookup=prompt_lookup,
             num_draft_tokens=num_draft_tokens,
+            num_beams=num_beams,
+            length_penalty=length_penalty,
+            early_stopping=early_stopping,
+            penalty_alpha=penalty_alpha,
         )
 
     def stream(self, prompt: Any, **settings: Any) -> Iterator[Any]:
@@ -147,8 +172,8 @@ class TextMethods:
 
         Args:
             prompt: a string, or a list of ids.
-            **settings: those of `generate`, without `num_return_sequences`, `echo`, `details` and
-                `logprobs`.
+            **settings: those of `generate`, without `num_return_sequences`, `echo`, `details`,
+                `logprobs` and beams.
 
         Returns:
             An iterator over pieces of the continuation: text for a string (never half a
@@ -166,7 +191,7 @@ class TextMethods:
         """Compile now what `generate`, `stream` and an `Engine` would compile at their first calls.
 
         After it no call of up to `batch_size` rows and `max_length` tokens compiles anything,
-        whatever its settings.
+        whatever its settings, save that beams and contrastive search compile at their first calls.
 
         Args:
             batch_size: the most rows at a time: prompts times answers, or an engine's `max_batch`.

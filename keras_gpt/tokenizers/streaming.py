@@ -1,6 +1,7 @@
 """Text from token ids that arrive one at a time."""
 
 import codecs
+import copy
 from collections.abc import Callable
 
 
@@ -28,6 +29,12 @@ class StreamDecoder:
         self._trims_end = trims_end
         self._held = ""
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def copy(self) -> "StreamDecoder":
+        """Give another one that holds the same and goes on on its own."""
+        twin = copy.copy(self)
+        twin._utf8 = copy.copy(self._utf8)
+        return twin
 
     def push(self, token_id: int) -> str:
         """Take one token id.
