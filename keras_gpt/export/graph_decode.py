@@ -114,7 +114,7 @@ def decode_in_graph(
                 step,
                 control,
                 seen,
-                tf.ones([1, known], tf.bool),
+                tf.fill([1, known], True),
                 tf.fill([batch], -1),
             )
             return chosen, after

@@ -110,13 +110,13 @@ def read_settings(
         sequence=tf.zeros([rows], tf.int32),
     )
     control = Control(
-        bias=tf.zeros([1, known]),
+        bias=tf.fill([1, known], 0.0),
         repetition=each["repetition_penalty"],
         presence=each["presence_penalty"],
         frequency=each["frequency_penalty"],
         ngram_size=each["no_repeat_ngram_size"],
         min_new_tokens=each["min_new_tokens"],
-        # Compared in the graph: no constant of the file is as large as the vocabulary.
+        # Filled and compared in the graph: no constant of the file is as large as the vocabulary.
         stops=tf.reduce_any(tf.range(known)[None, :, None] == tf.constant(stops, tf.int32), axis=2),
     )
     stop = one_a_row(given.get("stop", tf.constant([[""]])), "stop", rows)

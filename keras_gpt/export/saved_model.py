@@ -306,7 +306,7 @@ class _ServedGPT(tf.Module):
         sources, source_lengths = self._tokens(given, "given", least=0)
         rows = tf.shape(target_lengths)[0]
         source_lengths = one_a_row(source_lengths, "given", rows)
-        sources = tf.broadcast_to(sources, [rows, tf.shape(sources)[1]])
+        sources = one_a_row(sources, "given", rows)
         ragged_sources = tf.RaggedTensor.from_tensor(sources, source_lengths)
         starts = source_lengths
         if self._end_of_text is not None:
