@@ -21,9 +21,16 @@ import tensorflow as tf
 
 request = json.load(sys.stdin)
 model = tf.saved_model.load(request["path"])
-answer = model.signatures[request["signature"]](
-    **{name: tf.constant(value["values"], value["dtype"]) for name, value in request["inputs"].items()}
-)
+# A server fills in what a request leaves out from the file.
+from tensorflow.core.protobuf import saved_model_pb2
+content = saved_model_pb2.SavedModel()
+with open(request["path"] + "/saved_model.pb", "rb") as file:
+    content.ParseFromString(file.read())
+defaults = content.meta_graphs[0].signature_def[request["signature"]].defaults
+inputs = {name: tf.constant(tf.make_ndarray(value)) for name, value in defaults.items()}
+for name, value in request["inputs"].items():
+    inputs[name] = tf.constant(value["values"], value["dtype"])
+answer = model.signatures[request["signature"]](**inputs)
 def plain(value):
     return value.decode("utf-8") if isinstance(value, bytes) else value
 def nested(values):
@@ -40,7 +47,7 @@ def ask_in_other_process(
     Args:
         path: the folder of one version.
         signature: its name.
-        **inputs: for each input its dtype and values.
+        **inputs: for each input its dtype and values; the signature's defaults hold for the others.
 
     Returns:
         The outputs as lists; strings are text.

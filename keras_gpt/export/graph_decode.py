@@ -5,10 +5,13 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from keras_gpt.export.graph_settings import Settings, is_controlled
+from keras_gpt.export.graph_stop import find_stop
 from keras_gpt.generation.cache import RECENT_SLOTS, empty_recent, grow_cache, length_buckets
+from keras_gpt.generation.control import Seen
+from keras_gpt.generation.processors import count_tokens
 from keras_gpt.generation.random import prompt_seeds
-from keras_gpt.generation.sampling import Sampling
-from keras_gpt.generation.steps import DecodeSteps
+from keras_gpt.generation.steps import TOP_LOGPROBS, DecodeSteps
 
 
 class Continued(NamedTuple):
@@ -16,6 +19,11 @@ class Continued(NamedTuple):
 
     new_tokens: Any  # (batch, steps) int32, 0 where a row had ended
     new_lengths: Any  # (batch,) int32, tokens of each row that count
+    has_stopped: Any  # (batch,) bool, whether a stop token or a stop string ended the row
+    text: Any  # (batch,) string, the new bytes up to a stop string; "" without stop strings
+    logprobs: Any  # (batch, steps) float32; (batch, 0) where no row asks
+    top_ids: Any  # (batch, steps, most alternatives of a row) int32
+    top_logprobs: Any  # (batch, steps, most alternatives of a row) float32
 
 
 class _State(NamedTuple):
@@ -24,8 +32,13 @@ class _State(NamedTuple):
     step: Any
     tokens: Any  # (batch,) int32, chosen last
     live: Any  # (batch,) bool
+    has_stopped: Any  # (batch,) bool
+    text: Any  # (batch,) string, the new bytes up to a stop string
+    seen: Seen  # of no rows where nothing is controlled
     counts: Any  # (batch,) int32
     chosen: Any  # TensorArray of (batch,) int32
+    found: Any  # what `logprobs` gives for `tokens`, each with no columns where no row asks
+    logprobs: tuple[Any, ...]  # a TensorArray for each part of `found`
     lengths: Any  # (batch,) int32, tokens in `past`
     slot: Any  # where the next tokens of all rows go in `recent`
     past: Any
@@ -36,9 +49,9 @@ def decode_in_graph(
     steps: DecodeSteps,
     token_ids: Any,
     lengths: Any,
-    limits: Any,
-    sampling: Sampling,
+    settings: Settings,
     stop_token_ids: list[int],
+    token_bytes: Callable[[Any], Any] | None,
     context_length: int,
 ) -> Continued:
     """Choose token after token for every row until each has stopped.
@@ -49,9 +62,10 @@ def decode_in_graph(
         steps: the model's compiled functions.
         token_ids: (batch, time) int32 prompts, padded on the right with 0.
         lengths: (batch,) int32 lengths of the prompts.
-        limits: (batch,) int32, the most new tokens of each row.
-        sampling: every row's settings.
+        settings: what is asked of every row.
         stop_token_ids: ids that end a row.
+        token_bytes: gives the bytes of (batch,) ids, "" for special ones; None for a model without
+            text.
         context_length: the model's.
     """
     rows = tf.shape(token_ids)[0]
@@ -59,23 +73,100 @@ def decode_in_graph(
     batch = rows + more
     # Rows beyond the real ones copy the first; nobody looks at what comes of them.
     token_ids, lengths = _repeat_first(token_ids, more), _repeat_first(lengths, more)
-    limits = _repeat_first(limits, more)
-    sampling = Sampling(*[_repeat_first(setting, more) for setting in sampling])
+    limits = _repeat_first(settings.limits, more)
+    stop = _repeat_first(settings.stop, more)
+    sampling = type(settings.sampling)(*[_repeat_first(each, more) for each in settings.sampling])
+    control = settings.control._replace(
+        **{
+            name: _repeat_first(getattr(settings.control, name), more)
+            for name in ("repetition", "presence", "frequency", "ngram_size", "min_new_tokens")
+        }
+    )
+    # A request without control pays for none: its `seen` has no rows.
+    controlled = is_controlled(control)
+    num_top = tf.reduce_max(settings.logprobs)
+    asks_logprobs = num_top >= 0
+    has_stop = tf.reduce_any(stop != "")
     time = bucket_in_graph(tf.reduce_max(lengths), context_length)
     token_ids = tf.pad(token_ids, [[0, 0], [0, tf.maximum(time - tf.shape(token_ids)[1], 0)]])
     token_ids = token_ids[:, :time]
     sampling = sampling._replace(seed=prompt_seeds(sampling.seed, token_ids, lengths))
     logits, past = steps.first(token_ids, lengths)
-    tokens = steps.choose(logits, sampling, tf.zeros_like(lengths))
+    known = logits.shape[-1]
     stops = tf.constant(stop_token_ids, tf.int32)
+
+    def seen_prompts() -> Seen:
+        history = tf.pad(token_ids, [[0, 0], [0, context_length - time]])
+        history = tf.ensure_shape(history, [None, context_length])
+        counts = tf.ensure_shape(count_tokens(history, lengths, known), [None, known])
+        return Seen(counts, tf.zeros_like(counts), history, lengths)
+
+    def nothing_seen() -> Seen:
+        counts = tf.zeros([0, known], tf.int32)
+        history = tf.zeros([0, context_length], tf.int32)
+        return Seen(counts, counts, history, tf.zeros([0], tf.int32))
+
+    def choose(logits: Any, step: Any, seen: Seen) -> tuple[Any, Seen]:
+        def with_control() -> tuple[Any, Seen]:
+            chosen, after = steps.choose_controlled(
+                logits,
+                sampling,
+                step,
+                control,
+                seen,
+                tf.fill([1, known], True),
+                tf.fill([batch], -1),
+            )
+            return chosen, after
+
+        return tf.cond(
+            controlled, with_control, lambda: (steps.choose(logits, sampling, step), seen)
+        )
+
+    columns = min(TOP_LOGPROBS, known)
+
+    def logprobs(logits: Any, tokens: Any) -> tuple[Any, Any, Any]:
+        def asked() -> tuple[Any, Any, Any]:
+            chosen, top_ids, top = steps.logprobs(logits, tokens)
+            return chosen[:, None], top_ids, top
+
+        def not_asked() -> tuple[Any, Any, Any]:
+            nothing = tf.zeros([batch, 0])
+            return nothing, tf.zeros([batch, 0], tf.int32), nothing
+
+        return tf.cond(asks_logprobs, asked, not_asked)
+
+    def add_text(text: Any, tokens: Any, live: Any) -> tuple[Any, Any]:
+        """Give the text with the live rows' tokens, and whether each has come to a stop string."""
+        if token_bytes is None:
+            return text, tf.zeros_like(live)
+
+        def added() -> tuple[Any, Any]:
+            longer = tf.strings.join([text, tf.where(live, token_bytes(tokens), "")])
+            place = find_stop(longer, tf.strings.length(text), stop)
+            is_end = live & (place >= 0)
+            size = tf.where(is_end, place, tf.strings.length(longer))
+            return tf.strings.substr(longer, tf.zeros_like(size), size), is_end
+
+        return tf.cond(has_stop, added, lambda: (text, tf.zeros_like(live)))
+
+    tokens, seen = choose(
+        logits, tf.zeros_like(lengths), tf.cond(controlled, seen_prompts, nothing_seen)
+    )
+    found = logprobs(logits, tokens)
 
     def not_stopped(tokens: Any) -> Any:
         return tf.reduce_all(tokens[:, None] != stops[None, :], axis=1)
 
     live = (limits > 0) & not_stopped(tokens)
-    chosen = tf.TensorArray(
-        tf.int32, size=0, dynamic_size=True, clear_after_read=False, element_shape=[None]
-    )
+
+    def growing(dtype: Any, *shape: Any) -> Any:
+        return tf.TensorArray(
+            dtype, size=0, dynamic_size=True, clear_after_read=False, element_shape=shape
+        )
+
+    chosen = growing(tf.int32, None)
+    arrays = tuple(growing(part.dtype, None, None) for part in found)
 
     def go_on(state: _State) -> Any:
         return tf.reduce_any(state.live[:rows])
@@ -83,8 +174,13 @@ def decode_in_graph(
     def body(state: _State) -> tuple[_State]:
         chosen = state.chosen.write(state.step, tf.where(state.live, state.tokens, 0))
         counts = state.counts + tf.cast(state.live, tf.int32)
+        arrays = tuple(
+            array.write(state.step, part)
+            for array, part in zip(state.logprobs, state.found, strict=True)
+        )
+        text, is_end = add_text(state.text, state.tokens, state.live)
         step = state.step + 1
-        live = state.live & (step < limits)
+        live = state.live & ~is_end & (step < limits)
 
         def folded() -> Any:
             longest = tf.minimum(tf.reduce_max(state.lengths[:rows]) + RECENT_SLOTS, context_length)
@@ -100,37 +196,76 @@ def decode_in_graph(
         def following() -> Any:
             slots = tf.fill([batch], slot)
             logits, recent = steps.next(state.tokens, lengths, slots, past, state.recent)
-            return steps.choose(logits, sampling, tf.fill([batch], step)), recent
+            tokens, seen = choose(logits, tf.fill([batch], step), state.seen)
+            return tokens, seen, logprobs(logits, tokens), recent
 
-        tokens, recent = tf.cond(
-            tf.reduce_any(live[:rows]), following, lambda: (state.tokens, state.recent)
+        tokens, seen, found, recent = tf.cond(
+            tf.reduce_any(live[:rows]),
+            following,
+            lambda: (state.tokens, state.seen, state.found, state.recent),
         )
-        live = live & not_stopped(tokens)
-        return (_State(step, tokens, live, counts, chosen, lengths, slot + 1, past, recent),)
+        going_on = not_stopped(tokens)
+        return (
+            _State(
+                step=step,
+                tokens=tokens,
+                live=live & going_on,
+                has_stopped=state.has_stopped | is_end | (live & ~going_on),
+                text=text,
+                seen=seen,
+                counts=counts,
+                chosen=chosen,
+                found=found,
+                logprobs=arrays,
+                lengths=lengths,
+                slot=slot + 1,
+                past=past,
+                recent=recent,
+            ),
+        )
 
     start = _State(
         step=tf.constant(0),
         tokens=tokens,
         live=live,
+        has_stopped=~not_stopped(tokens),
+        text=tf.fill([batch], ""),
+        seen=seen,
         counts=tf.zeros([batch], tf.int32),
         chosen=chosen,
+        found=found,
+        logprobs=arrays,
         lengths=lengths,
         slot=tf.constant(0),
         past=past,
         recent=empty_recent(past),
     )
-    shapes = _State(
-        *[None if part is chosen else tf.nest.map_structure(_shape, part) for part in start]
-    )
-    shapes = shapes._replace(
+    shapes = start._replace(chosen=None, logprobs=())
+    shapes = tf.nest.map_structure(_shape, shapes)._replace(
         chosen=tf.TensorShape(None),
+        found=tuple(tf.TensorShape([None, None]) for _ in found),
+        logprobs=tuple(tf.TensorShape(None) for _ in arrays),
         past=[type(layer)(*[_any_length(part) for part in layer]) for layer in past],
     )
     (end,) = tf.while_loop(go_on, body, (start,), shape_invariants=(shapes,))
     step, counts, chosen = end.step, end.counts, end.chosen
     # Nothing to stack when every row stopped at once.
     stacked = tf.cond(step > 0, chosen.stack, lambda: tf.zeros([0, batch], tf.int32))
-    return Continued(tf.transpose(stacked)[:rows], counts[:rows])
+    parts = []
+    for array, part in zip(end.logprobs, found, strict=True):
+        nothing = tf.zeros([0, batch, tf.shape(part)[1]], part.dtype)
+        whole = tf.cond(step > 0, array.stack, lambda nothing=nothing: nothing)
+        parts.append(tf.transpose(whole, [1, 0, 2])[:rows])  # (rows, steps, columns)
+    width = tf.clip_by_value(num_top, 0, columns)
+    return Continued(
+        new_tokens=tf.transpose(stacked)[:rows],
+        new_lengths=counts[:rows],
+        has_stopped=end.has_stopped[:rows],
+        text=end.text[:rows],
+        logprobs=tf.reshape(parts[0], [rows, step * tf.shape(parts[0])[2]]),
+        top_ids=parts[1][:, :, :width],
+        top_logprobs=parts[2][:, :, :width],
+    )
 
 
 def bucket_in_graph(length: Any, context_length: int) -> Any:
@@ -162,8 +297,8 @@ def _repeat_first(tensor: Any, times: Any) -> Any:
     return tf.concat([tensor, first], axis=0)
 
 
-def _shape(tensor: Any) -> tf.TensorShape:
-    return tensor.shape
+def _shape(tensor: Any) -> tf.TensorShape | None:
+    return None if tensor is None else tensor.shape
 
 
 def _any_length(tensor: Any) -> tf.TensorShape:

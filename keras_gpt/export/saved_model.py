@@ -5,11 +5,22 @@ from typing import Any, Protocol
 
 import tensorflow as tf
 
-from keras_gpt.export.graph_decode import bucket_in_graph, decode_in_graph, in_batch_bucket
+from keras_gpt.export.graph_decode import (
+    Continued,
+    bucket_in_graph,
+    decode_in_graph,
+    in_batch_bucket,
+)
+from keras_gpt.export.graph_settings import (
+    Settings,
+    default_settings,
+    one_a_row,
+    read_settings,
+    require,
+)
 from keras_gpt.files import whole_folder
 from keras_gpt.generation.options import read_stop_token_ids, usual_new_tokens
 from keras_gpt.generation.protocol import Decoder
-from keras_gpt.generation.sampling import Sampling
 from keras_gpt.generation.steps import decode_steps
 
 
@@ -27,13 +38,19 @@ class Classifier(Protocol):
 def export_gpt(model: Decoder, path: str | os.PathLike[str], overwrite: bool = False) -> None:
     """Write a GPT as a SavedModel for TensorFlow Serving.
 
-    `generate`, the default, takes the vectors prompt, max_new_tokens, temperature, top_k, top_p and
-    seed, one entry a row (or one for all); all but the prompt have defaults that TensorFlow Serving
-    fills in. It gives text (prompt and continuation), token_ids (batch, longest) padded with -1,
-    and num_tokens (batch,). generate_with_defaults takes the prompt alone, for servers that ask for
-    every input of a signature. score takes text and given, and gives log_probability and num_tokens.
-    token_logits takes token_ids (batch, time) and gives logits. A model without a tokenizer takes
-    ids, padded with -1, in place of strings, and gives no text.
+    `generate`, the default, takes the vector prompt and the settings of `GPT.generate`, named as
+    there, one entry a row (or one for all): max_new_tokens, temperature, top_k, top_p, min_p,
+    typical_p, the three penalties, no_repeat_ngram_size, min_new_tokens, seed, echo, logprobs (-1
+    asks for none), and stop (batch, n), filled up with "". All but the prompt have defaults that
+    TensorFlow Serving fills in. It gives text, completion (the new text alone), finish_reason
+    ("stop" or "length"), token_ids (batch, longest: prompt and all new tokens) padded with -1,
+    num_tokens (batch,), log_probabilities (batch, longest new), or (batch, 0) where no row asks,
+    top_token_ids and top_log_probabilities (batch, longest new, most logprobs). What a row did not
+    ask for is 0, and -1 where it is an id. generate_with_defaults takes the prompt alone, for
+    servers that ask for every input of a signature. score takes text and given, and gives
+    log_probability and num_tokens. token_logits takes token_ids (batch, time) and gives logits. A
+    model without a tokenizer takes ids, padded with -1, in place of strings, gives no text, and has
+    neither stop nor echo. A stop string with U+FFFD does not find bytes that are no UTF-8.
 
     Args:
         model: whose weights and tokenizer go along.
@@ -94,15 +111,20 @@ class _ServedGPT(tf.Module):
         self._stops = read_stop_token_ids(model, None)
         steps = decode_steps(model)
         prompt = self._prompt_spec("prompt")
-        # Values given here become the signature's defaults; a server batches along the first axis,
-        # so each is a vector.
-        settings = {
-            "max_new_tokens": tf.constant([usual_new_tokens(self._context)], tf.int32),
-            "temperature": tf.constant([1.0], tf.float32),
-            "top_k": tf.constant([0], tf.int32),
-            "top_p": tf.constant([1.0], tf.float32),
-            "seed": tf.constant([-1], tf.int32),
-        }
+        # Values given here become the signature's defaults.
+        settings = default_settings(usual_new_tokens(self._context), self.tokenizer is not None)
+        known = steps.known
+        token_bytes = None if self.tokenizer is None else self.tokenizer.token_bytes
+        stop_default, echo_default = settings.get("stop"), settings.get("echo")
+
+        def answer(prompt: Any, given: dict[str, Any]) -> dict[str, Any]:
+            token_ids, lengths = self._tokens(prompt, "prompt", least=1)
+            rows = tf.shape(lengths)[0]
+            asked = read_settings(given, rows, lengths, self._context, known, self._stops)
+            new = decode_in_graph(
+                steps, token_ids, lengths, asked, self._stops, token_bytes, self._context
+            )
+            return self._answer(token_ids, lengths, new, asked, given.get("echo"))
 
         def generate(
             prompt: Any,
@@ -111,52 +133,81 @@ class _ServedGPT(tf.Module):
             top_k: Any = settings["top_k"],
             top_p: Any = settings["top_p"],
             seed: Any = settings["seed"],
+            min_p: Any = settings["min_p"],
+            typical_p: Any = settings["typical_p"],
+            repetition_penalty: Any = settings["repetition_penalty"],
+            presence_penalty: Any = settings["presence_penalty"],
+            frequency_penalty: Any = settings["frequency_penalty"],
+            no_repeat_ngram_size: Any = settings["no_repeat_ngram_size"],
+            min_new_tokens: Any = settings["min_new_tokens"],
+            logprobs: Any = settings["logprobs"],
+            stop: Any = stop_default,
+            echo: Any = echo_default,
         ) -> dict[str, Any]:
-            token_ids, lengths = self._tokens(prompt, "prompt", least=1)
-            rows = tf.shape(lengths)[0]
-            limits = _one_a_row(max_new_tokens, "max_new_tokens", rows)
-            with tf.control_dependencies(
-                [
-                    _require(limits >= 1, "max_new_tokens must be at least 1"),
-                    _require(
-                        lengths + limits <= self._context,
-                        "prompt and max_new_tokens together must fit the context of "
-                        f"{self._context} tokens",
-                    ),
-                    _require((temperature >= 0.0), "temperature must be 0 or more"),
-                    _require(top_k >= 0, "top_k must be 0 (all) or more"),
-                    _require((top_p > 0.0) & (top_p <= 1.0), "top_p must be above 0, at most 1"),
-                ]
-            ):
-                seeds = _one_a_row(seed, "seed", rows)
-            # The default draws a new seed for each row. tf.random.uniform would put TensorFlow's
-            # global seed into the file, and then every start of a server would draw the same.
-            drawn = tf.raw_ops.RandomUniformInt(
-                shape=[rows], minval=0, maxval=2**31 - 1, seed=0, seed2=0
+            return answer(
+                prompt,
+                {
+                    "max_new_tokens": max_new_tokens,
+                    "temperature": temperature,
+                    "top_k": top_k,
+                    "top_p": top_p,
+                    "seed": seed,
+                    "min_p": min_p,
+                    "typical_p": typical_p,
+                    "repetition_penalty": repetition_penalty,
+                    "presence_penalty": presence_penalty,
+                    "frequency_penalty": frequency_penalty,
+                    "no_repeat_ngram_size": no_repeat_ngram_size,
+                    "min_new_tokens": min_new_tokens,
+                    "logprobs": logprobs,
+                    "stop": stop,
+                    "echo": echo,
+                },
             )
-            sampling = Sampling(
-                temperature=_one_a_row(temperature, "temperature", rows),
-                top_k=tf.minimum(_one_a_row(top_k, "top_k", rows), self._vocab_size),
-                top_p=_one_a_row(top_p, "top_p", rows),
-                min_p=tf.zeros([rows]),
-                typical_p=tf.ones([rows]),
-                seed=tf.where(seeds < 0, drawn, seeds),
-                sequence=tf.zeros([rows], tf.int32),
+
+        def generate_ids(
+            prompt: Any,
+            max_new_tokens: Any = settings["max_new_tokens"],
+            temperature: Any = settings["temperature"],
+            top_k: Any = settings["top_k"],
+            top_p: Any = settings["top_p"],
+            seed: Any = settings["seed"],
+            min_p: Any = settings["min_p"],
+            typical_p: Any = settings["typical_p"],
+            repetition_penalty: Any = settings["repetition_penalty"],
+            presence_penalty: Any = settings["presence_penalty"],
+            frequency_penalty: Any = settings["frequency_penalty"],
+            no_repeat_ngram_size: Any = settings["no_repeat_ngram_size"],
+            min_new_tokens: Any = settings["min_new_tokens"],
+            logprobs: Any = settings["logprobs"],
+        ) -> dict[str, Any]:
+            return answer(
+                prompt,
+                {
+                    "max_new_tokens": max_new_tokens,
+                    "temperature": temperature,
+                    "top_k": top_k,
+                    "top_p": top_p,
+                    "seed": seed,
+                    "min_p": min_p,
+                    "typical_p": typical_p,
+                    "repetition_penalty": repetition_penalty,
+                    "presence_penalty": presence_penalty,
+                    "frequency_penalty": frequency_penalty,
+                    "no_repeat_ngram_size": no_repeat_ngram_size,
+                    "min_new_tokens": min_new_tokens,
+                    "logprobs": logprobs,
+                },
             )
-            new = decode_in_graph(
-                steps, token_ids, lengths, limits, sampling, self._stops, self._context
-            )
-            return self._answer(token_ids, lengths, new.new_tokens, new.new_lengths)
 
         self.generate = tf.function(
-            generate,
+            generate_ids if self.tokenizer is None else generate,
             input_signature=[
                 prompt,
-                _spec(tf.int32, "max_new_tokens"),
-                _spec(tf.float32, "temperature"),
-                _spec(tf.int32, "top_k"),
-                _spec(tf.float32, "top_p"),
-                _spec(tf.int32, "seed"),
+                *[
+                    _spec(each.dtype, name, *[None] * (each.shape.rank - 1))
+                    for name, each in settings.items()
+                ],
             ],
             autograph=False,
         )
@@ -182,8 +233,8 @@ class _ServedGPT(tf.Module):
             known = (token_ids >= 0) & (token_ids < self._vocab_size)
             with tf.control_dependencies(
                 [
-                    _require(known, f"token_ids must be from 0 to {self._vocab_size - 1}"),
-                    _require(
+                    require(known, f"token_ids must be from 0 to {self._vocab_size - 1}"),
+                    require(
                         time <= self._context, f"token_ids must be at most {self._context} long"
                     ),
                 ]
@@ -207,32 +258,46 @@ class _ServedGPT(tf.Module):
             token_ids = tf.maximum(prompt, 0)
             ends = tf.cast(prompt < 0, tf.int32)
             checks = [
-                _require(prompt < self._vocab_size, f"{name} must be ids of the vocabulary"),
-                _require(ends[:, 1:] >= ends[:, :-1], f"{name} must be padded at the end only"),
+                require(prompt < self._vocab_size, f"{name} must be ids of the vocabulary"),
+                require(ends[:, 1:] >= ends[:, :-1], f"{name} must be padded at the end only"),
             ]
         else:
             ragged = self.tokenizer.tokenize(prompt)
             lengths = tf.cast(ragged.row_lengths(), tf.int32)
             token_ids = ragged.to_tensor()
             checks = []
-        checks.append(_require(lengths >= least, f"{name} must not be empty"))
+        checks.append(require(lengths >= least, f"{name} must not be empty"))
         with tf.control_dependencies(checks):
             return tf.identity(token_ids), tf.identity(lengths)
 
-    def _answer(self, token_ids: Any, lengths: Any, new: Any, new_lengths: Any) -> dict[str, Any]:
-        ragged = tf.concat(
-            [
-                tf.RaggedTensor.from_tensor(token_ids, lengths),
-                tf.RaggedTensor.from_tensor(new, new_lengths),
-            ],
-            axis=1,
-        )
+    def _answer(
+        self, token_ids: Any, lengths: Any, new: Continued, asked: Settings, echo: Any
+    ) -> dict[str, Any]:
+        prompts = tf.RaggedTensor.from_tensor(token_ids, lengths)
+        continuations = tf.RaggedTensor.from_tensor(new.new_tokens, new.new_lengths)
+        ragged = tf.concat([prompts, continuations], axis=1)
+        steps = tf.shape(new.new_tokens)[1]
+        # What a row has no token for, or did not ask for, is 0, and -1 where it is an id.
+        inside = (tf.range(steps) < new.new_lengths[:, None]) & (asked.logprobs >= 0)[:, None]
+        places = tf.range(tf.shape(new.top_ids)[2])
+        inside_top = inside[:, :, None] & (places < asked.logprobs[:, None, None])
+        inside = inside[:, : tf.shape(new.logprobs)[1]]
         answer = {
             "token_ids": ragged.to_tensor(default_value=-1),
             "num_tokens": tf.cast(ragged.row_lengths(), tf.int32),
+            "finish_reason": tf.where(new.has_stopped, "stop", "length"),
+            "log_probabilities": tf.where(inside, new.logprobs, 0.0),
+            "top_token_ids": tf.where(inside_top, new.top_ids, -1),
+            "top_log_probabilities": tf.where(inside_top, new.top_logprobs, 0.0),
         }
         if self.tokenizer is not None:
-            answer["text"] = self.tokenizer.detokenize(ragged, skip_special=True)
+            completion = self.tokenizer.detokenize(continuations, skip_special=True)
+            has_stop = tf.reduce_any(asked.stop != "", axis=1)
+            completion = tf.where(has_stop, self.tokenizer.valid_text(new.text), completion)
+            before = self.tokenizer.detokenize(prompts, skip_special=True)
+            echoed = one_a_row(echo, "echo", tf.shape(lengths)[0])
+            answer["completion"] = completion
+            answer["text"] = tf.strings.join([tf.where(echoed, before, ""), completion])
         return answer
 
     def _score(self, text: Any, given: Any, position_losses: Any) -> dict[str, Any]:
@@ -240,8 +305,8 @@ class _ServedGPT(tf.Module):
         targets, target_lengths = self._tokens(text, "text", least=1)
         sources, source_lengths = self._tokens(given, "given", least=0)
         rows = tf.shape(target_lengths)[0]
-        source_lengths = _one_a_row(source_lengths, "given", rows)
-        sources = tf.broadcast_to(sources, [rows, tf.shape(sources)[1]])
+        source_lengths = one_a_row(source_lengths, "given", rows)
+        sources = one_a_row(sources, "given", rows)
         ragged_sources = tf.RaggedTensor.from_tensor(sources, source_lengths)
         starts = source_lengths
         if self._end_of_text is not None:
@@ -253,7 +318,7 @@ class _ServedGPT(tf.Module):
             starts = source_lengths + empty
         whole = tf.concat([ragged_sources, tf.RaggedTensor.from_tensor(targets, target_lengths)], 1)
         lengths = tf.cast(whole.row_lengths(), tf.int32)
-        fits = _require(
+        fits = require(
             lengths - 1 <= self._context,
             f"text and given together must fit {self._context + 1} tokens",
         )
@@ -288,7 +353,7 @@ class _ServedClassifier(tf.Module):
             ragged = self.tokenizer.tokenize(text)
             # As in training: what is beyond the context is cut off.
             lengths = tf.minimum(tf.cast(ragged.row_lengths(), tf.int32), context)
-            with tf.control_dependencies([_require(lengths >= 1, "text must not be empty")]):
+            with tf.control_dependencies([require(lengths >= 1, "text must not be empty")]):
                 time = bucket_in_graph(tf.reduce_max(lengths), context)
             logits = in_batch_bucket(logits_of, _to_width(ragged, time), lengths)
             probabilities = tf.nn.softmax(tf.cast(logits, tf.float32), axis=-1)
@@ -304,19 +369,7 @@ class _ServedClassifier(tf.Module):
         )
 
 
-def _one_a_row(values: Any, name: str, rows: Any) -> Any:
-    """Spread one value over all rows; a vector must already have one a row."""
-    count = tf.shape(values)[0]
-    right = _require((count == 1) | (count == rows), f"{name} must have one value, or one a row")
-    with tf.control_dependencies([right]):
-        return tf.broadcast_to(values, [rows])
-
-
 def _to_width(ragged: Any, width: Any) -> Any:
     """Pad (or cut) rows to a width that is known only in the graph."""
     shape = tf.stack([tf.constant(-1, tf.int64), tf.cast(width, tf.int64)])
     return tf.ensure_shape(ragged.to_tensor(shape=shape), [None, None])
-
-
-def _require(condition: Any, message: str) -> Any:
-    return tf.debugging.Assert(tf.reduce_all(condition), [message])

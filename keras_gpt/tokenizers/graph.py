@@ -170,6 +170,15 @@ class GraphTokenizer(tf.Module):
             pieces = tf.gather(self._bytes, values)
             return _valid(tf.strings.unsorted_segment_join(pieces, rows, ids.nrows()))
 
+    def token_bytes(self, ids: Any) -> Any:
+        """Give the bytes of each token, "" for special ones.  (batch,) -> (batch,) string"""
+        with tf.device("CPU:0"):
+            return tf.where(tf.gather(self._is_special, ids), "", tf.gather(self._bytes, ids))
+
+    def valid_text(self, strings: Any) -> Any:
+        """Make bytes UTF-8, as `detokenize` does.  (batch,) -> (batch,)"""
+        return _valid(strings)
+
     def _find_characters(self, code_points: Any) -> Any:
         """Look the ids of characters up.  (n,) -> (n,)"""
         last = tf.size(self._characters) - 1

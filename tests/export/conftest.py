@@ -11,7 +11,24 @@ from keras_gpt import GPT, Tokenizer
 
 TEXT = "The quick brown fox jumps over the lazy dog, and then it rests. Why not? 日本語も。\n"
 
-_DTYPES = {"temperature": "float32", "top_p": "float32"}
+# dtype and neutral value of each setting; requests are greedy and short by default.
+_SETTINGS = {
+    "max_new_tokens": ("int32", [8]),
+    "temperature": ("float32", [0.0]),
+    "top_k": ("int32", [0]),
+    "top_p": ("float32", [1.0]),
+    "seed": ("int32", [0]),
+    "min_p": ("float32", [0.0]),
+    "typical_p": ("float32", [1.0]),
+    "repetition_penalty": ("float32", [1.0]),
+    "presence_penalty": ("float32", [0.0]),
+    "frequency_penalty": ("float32", [0.0]),
+    "no_repeat_ngram_size": ("int32", [0]),
+    "min_new_tokens": ("int32", [0]),
+    "logprobs": ("int32", [-1]),
+    "stop": ("string", [[""]]),
+    "echo": ("bool", [True]),
+}
 
 
 @pytest.fixture(scope="session")
@@ -47,18 +64,15 @@ def ask() -> Callable[..., dict[str, Any]]:
     import tensorflow as tf
 
     def ask_model(loaded: Any, prompt: Any, **settings: list[Any]) -> dict[str, Any]:
-        inputs = {
-            "max_new_tokens": [8],
-            "temperature": [0.0],
-            "top_k": [0],
-            "top_p": [1.0],
-            "seed": [0],
-            **settings,
-        }
+        signature = loaded.signatures["generate"]
+        names = set(signature.structured_input_signature[1]) - {"prompt"}
         tensors = {
-            name: tf.constant(values, _DTYPES.get(name, "int32")) for name, values in inputs.items()
+            name: tf.constant(settings.pop(name, value), dtype)
+            for name, (dtype, value) in _SETTINGS.items()
+            if name in names
         }
-        answer = loaded.signatures["generate"](prompt=tf.constant(prompt), **tensors)
+        assert not settings, f"no inputs of the signature: {set(settings)}"
+        answer = signature(prompt=tf.constant(prompt), **tensors)
         return {name: tensor.numpy() for name, tensor in answer.items()}
 
     return ask_model

@@ -24,7 +24,33 @@ PROMPTS = [
     "日本語も",
 ]
 # What a request to a server leaves out, in the order of the signature.
-DEFAULTS = {"max_new_tokens": 64, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "seed": -1}
+DEFAULTS = {
+    "max_new_tokens": 64,
+    "temperature": 1.0,
+    "top_k": 0,
+    "top_p": 1.0,
+    "seed": -1,
+    "min_p": 0.0,
+    "typical_p": 1.0,
+    "repetition_penalty": 1.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+    "no_repeat_ngram_size": 0,
+    "min_new_tokens": 0,
+    "logprobs": -1,
+    "stop": [b""],
+    "echo": True,
+}
+OUTPUTS = {
+    "text",
+    "completion",
+    "finish_reason",
+    "token_ids",
+    "num_tokens",
+    "log_probabilities",
+    "top_token_ids",
+    "top_log_probabilities",
+}
 
 
 @pytest.fixture(scope="module")
@@ -176,7 +202,7 @@ def test_the_file_tells_a_server_the_defaults(
         }
         for key, value in defaults.items():
             assert tf.as_dtype(definition.inputs[key].dtype) == value.dtype
-        assert set(definition.outputs) == {"text", "token_ids", "num_tokens"}
+        assert set(definition.outputs) == OUTPUTS
     assert set(definitions["generate_with_defaults"].inputs) == {"prompt"}
     score = definitions["score"]
     assert set(score.inputs) - set(score.defaults) == {"text"}
