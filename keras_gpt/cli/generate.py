@@ -31,6 +31,12 @@ def generate(
     stop: Annotated[
         list[str] | None, typer.Option(help="A text that ends the answer; may be given again.")
     ] = None,
+    num_beams: Annotated[
+        int, typer.Option(help="Above 1: search for the best answers, so many side by side.")
+    ] = 1,
+    length_penalty: Annotated[
+        float, typer.Option(help="With beams: above 0 favours long answers, below 0 short ones.")
+    ] = 1.0,
     num_return_sequences: Annotated[int, typer.Option(help="How many answers.")] = 1,
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same text.")] = None,
 ) -> None:
@@ -47,12 +53,22 @@ def generate(
         "seed": seed,
         "truncate": "left",
     }
-    if num_return_sequences == 1:
+    # A stream refuses beams; a length penalty without them is refused by either.
+    if num_return_sequences == 1 and num_beams == 1 and length_penalty == 1.0:
         typer.echo(prompt, nl=False)
         for piece in gpt.stream(prompt, **settings):
             typer.echo(piece, nl=False)
         typer.echo()
         return
-    answers = gpt.generate(prompt, num_return_sequences=num_return_sequences, **settings)
+    answers = gpt.generate(
+        prompt,
+        num_return_sequences=num_return_sequences,
+        num_beams=num_beams,
+        length_penalty=length_penalty,
+        **settings,
+    )
+    if num_return_sequences == 1:
+        say(answers)
+        return
     for number, answer in enumerate(answers, 1):
         say(f"--- {number}\n{answer}")

@@ -190,6 +190,14 @@ def test_a_short_context_has_room_by_default(model: Path) -> None:
     assert _run("generate", model, "The answer", "--temperature", 0) == expected + "\n"
 
 
+def test_generate_searches_with_beams(model: Path) -> None:
+    settings = ("--num-beams", 3, "--length-penalty", 0.5, "--max-new-tokens", 6)
+    expected = GPT.from_preset(model).generate(
+        "The answer", max_new_tokens=6, num_beams=3, length_penalty=0.5
+    )
+    assert _run("generate", model, "The answer", *settings) == expected + "\n"
+
+
 def test_generate_gives_several_answers(model: Path) -> None:
     """Numbered, and each its own."""
     settings = ["--max-new-tokens", 5, "--seed", 1, "--num-return-sequences", 2]
