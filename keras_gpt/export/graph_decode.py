@@ -195,7 +195,7 @@ def decode_in_graph(
 
         def following() -> Any:
             slots = tf.fill([batch], slot)
-            logits, recent = next_in_graph(steps, state.tokens, lengths, slots, past, state.recent)
+            logits, recent = steps.next(state.tokens, lengths, slots, past, state.recent)
             tokens, seen = choose(logits, tf.fill([batch], step), state.seen)
             return tokens, seen, logprobs(logits, tokens), recent
 
@@ -265,26 +265,6 @@ def decode_in_graph(
         logprobs=tf.reshape(parts[0], [rows, step * tf.shape(parts[0])[2]]),
         top_ids=parts[1][:, :, :width],
         top_logprobs=parts[2][:, :, :width],
-    )
-
-
-def next_in_graph(steps: DecodeSteps, *arguments: Any) -> Any:
-    """Read one token a row, by a program that knows that the batch is one row where it is.
-
-    Layers multiply one row in a faster way, which they choose while they are traced.
-
-    Args:
-        steps: the model's compiled functions.
-        *arguments: those of `steps.next`, whose batch may be unknown.
-    """
-
-    def of_one_row(tensor: Any) -> Any:
-        return tf.ensure_shape(tensor, [1, *tensor.shape[1:]])
-
-    return tf.cond(
-        tf.shape(arguments[0])[0] == 1,
-        lambda: steps.next(*tf.nest.map_structure(of_one_row, arguments)),
-        lambda: steps.next(*arguments),
     )
 
 
