@@ -76,7 +76,14 @@ def test_without_a_tokenizer_ids_go_in_and_come_out(
     gpt.export(tmp_path / "1")
     loaded = tf.saved_model.load(str(tmp_path / "1"))
     answer = ask(loaded, [[7, 8, 9, 10], [5, -1, -1, -1]])
-    assert set(answer) == {"token_ids", "num_tokens"}
+    assert set(answer) == {
+        "token_ids",
+        "num_tokens",
+        "finish_reason",
+        "log_probabilities",
+        "top_token_ids",
+        "top_log_probabilities",
+    }
     assert answer["num_tokens"].tolist() == [12, 9]
     for row, prompt in enumerate(([7, 8, 9, 10], [5])):
         ids = gpt.generate(prompt, max_new_tokens=8, temperature=0.0)
