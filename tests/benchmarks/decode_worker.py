@@ -36,18 +36,15 @@ def keras_gpt(folder: Path, precision: str) -> Run:
 def saved_model(folder: Path, precision: str) -> Run:
     import tensorflow as tf
 
+    from keras_gpt.export.graph_settings import default_settings
+
     loaded = tf.saved_model.load(folder / f"saved_model_{precision}")
     generate = loaded.signatures["generate"]
 
     def run(prompts: list[list[int]], new: int) -> Sequence[Sequence[int]]:
-        answer = generate(
-            prompt=tf.constant(prompts, tf.int32),
-            max_new_tokens=tf.constant([new]),
-            temperature=tf.constant([0.0]),
-            top_k=tf.constant([0]),
-            top_p=tf.constant([1.0]),
-            seed=tf.constant([0]),
-        )
+        # Python's loader asks for every input; a server fills in these defaults.
+        settings = default_settings(new, with_text=False) | {"temperature": tf.constant([0.0])}
+        answer = generate(prompt=tf.constant(prompts, tf.int32), **settings)
         return answer["token_ids"].numpy()[:, len(prompts[0]) :].tolist()
 
     return run
