@@ -5,11 +5,11 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from keras_gpt.export.graph_settings import Settings, is_controlled
-from keras_gpt.export.graph_stop import find_stop
+from keras_gpt.export.graph_choice import Choice
+from keras_gpt.export.graph_settings import Settings, repeat_first, repeat_settings
+from keras_gpt.export.graph_stop import add_text
 from keras_gpt.generation.cache import RECENT_SLOTS, empty_recent, grow_cache, length_buckets
 from keras_gpt.generation.control import Seen
-from keras_gpt.generation.processors import count_tokens
 from keras_gpt.generation.random import prompt_seeds
 from keras_gpt.generation.steps import TOP_LOGPROBS, DecodeSteps
 
@@ -72,93 +72,24 @@ def decode_in_graph(
     more = _missing_rows(rows)
     batch = rows + more
     # Rows beyond the real ones copy the first; nobody looks at what comes of them.
-    token_ids, lengths = _repeat_first(token_ids, more), _repeat_first(lengths, more)
-    limits = _repeat_first(settings.limits, more)
-    stop = _repeat_first(settings.stop, more)
-    sampling = type(settings.sampling)(*[_repeat_first(each, more) for each in settings.sampling])
-    control = settings.control._replace(
-        **{
-            name: _repeat_first(getattr(settings.control, name), more)
-            for name in ("repetition", "presence", "frequency", "ngram_size", "min_new_tokens")
-        }
-    )
-    # A request without control pays for none: its `seen` has no rows.
-    controlled = is_controlled(control)
-    num_top = tf.reduce_max(settings.logprobs)
-    asks_logprobs = num_top >= 0
-    has_stop = tf.reduce_any(stop != "")
+    token_ids, lengths = repeat_first(token_ids, more), repeat_first(lengths, more)
+    settings = repeat_settings(settings, more)
     time = bucket_in_graph(tf.reduce_max(lengths), context_length)
     token_ids = tf.pad(token_ids, [[0, 0], [0, tf.maximum(time - tf.shape(token_ids)[1], 0)]])
     token_ids = token_ids[:, :time]
-    sampling = sampling._replace(seed=prompt_seeds(sampling.seed, token_ids, lengths))
+    seed = prompt_seeds(settings.sampling.seed, token_ids, lengths)
+    settings = settings._replace(sampling=settings.sampling._replace(seed=seed))
     logits, past = steps.first(token_ids, lengths)
-    known = logits.shape[-1]
+    choice = Choice(steps, settings, context_length)
     stops = tf.constant(stop_token_ids, tf.int32)
 
-    def seen_prompts() -> Seen:
-        history = tf.pad(token_ids, [[0, 0], [0, context_length - time]])
-        history = tf.ensure_shape(history, [None, context_length])
-        counts = tf.ensure_shape(count_tokens(history, lengths, known), [None, known])
-        return Seen(counts, tf.zeros_like(counts), history, lengths)
-
-    def nothing_seen() -> Seen:
-        counts = tf.zeros([0, known], tf.int32)
-        history = tf.zeros([0, context_length], tf.int32)
-        return Seen(counts, counts, history, tf.zeros([0], tf.int32))
-
-    def choose(logits: Any, step: Any, seen: Seen) -> tuple[Any, Seen]:
-        def with_control() -> tuple[Any, Seen]:
-            chosen, after = steps.choose_controlled(
-                logits,
-                sampling,
-                step,
-                control,
-                seen,
-                tf.fill([1, known], True),
-                tf.fill([batch], -1),
-            )
-            return chosen, after
-
-        return tf.cond(
-            controlled, with_control, lambda: (steps.choose(logits, sampling, step), seen)
-        )
-
-    columns = min(TOP_LOGPROBS, known)
-
-    def logprobs(logits: Any, tokens: Any) -> tuple[Any, Any, Any]:
-        def asked() -> tuple[Any, Any, Any]:
-            chosen, top_ids, top = steps.logprobs(logits, tokens)
-            return chosen[:, None], top_ids, top
-
-        def not_asked() -> tuple[Any, Any, Any]:
-            nothing = tf.zeros([batch, 0])
-            return nothing, tf.zeros([batch, 0], tf.int32), nothing
-
-        return tf.cond(asks_logprobs, asked, not_asked)
-
-    def add_text(text: Any, tokens: Any, live: Any) -> tuple[Any, Any]:
-        """Give the text with the live rows' tokens, and whether each has come to a stop string."""
-        if token_bytes is None:
-            return text, tf.zeros_like(live)
-
-        def added() -> tuple[Any, Any]:
-            longer = tf.strings.join([text, tf.where(live, token_bytes(tokens), "")])
-            place = find_stop(longer, tf.strings.length(text), stop)
-            is_end = live & (place >= 0)
-            size = tf.where(is_end, place, tf.strings.length(longer))
-            return tf.strings.substr(longer, tf.zeros_like(size), size), is_end
-
-        return tf.cond(has_stop, added, lambda: (text, tf.zeros_like(live)))
-
-    tokens, seen = choose(
-        logits, tf.zeros_like(lengths), tf.cond(controlled, seen_prompts, nothing_seen)
-    )
-    found = logprobs(logits, tokens)
+    tokens, seen = choice.choose(logits, tf.zeros_like(lengths), choice.seen(token_ids, lengths))
+    found = choice.logprobs(logits, tokens)
 
     def not_stopped(tokens: Any) -> Any:
         return tf.reduce_all(tokens[:, None] != stops[None, :], axis=1)
 
-    live = (limits > 0) & not_stopped(tokens)
+    live = (settings.limits > 0) & not_stopped(tokens)
 
     def growing(dtype: Any, *shape: Any) -> Any:
         return tf.TensorArray(
@@ -178,9 +109,9 @@ def decode_in_graph(
             array.write(state.step, part)
             for array, part in zip(state.logprobs, state.found, strict=True)
         )
-        text, is_end = add_text(state.text, state.tokens, state.live)
+        text, is_end = add_text(state.text, state.tokens, state.live, settings.stop, token_bytes)
         step = state.step + 1
-        live = state.live & ~is_end & (step < limits)
+        live = state.live & ~is_end & (step < settings.limits)
 
         def folded() -> Any:
             longest = tf.minimum(tf.reduce_max(state.lengths[:rows]) + RECENT_SLOTS, context_length)
@@ -196,8 +127,8 @@ def decode_in_graph(
         def following() -> Any:
             slots = tf.fill([batch], slot)
             logits, recent = steps.next(state.tokens, lengths, slots, past, state.recent)
-            tokens, seen = choose(logits, tf.fill([batch], step), state.seen)
-            return tokens, seen, logprobs(logits, tokens), recent
+            tokens, seen = choice.choose(logits, tf.fill([batch], step), state.seen)
+            return tokens, seen, choice.logprobs(logits, tokens), recent
 
         tokens, seen, found, recent = tf.cond(
             tf.reduce_any(live[:rows]),
@@ -256,7 +187,7 @@ def decode_in_graph(
         nothing = tf.zeros([0, batch, tf.shape(part)[1]], part.dtype)
         whole = tf.cond(step > 0, array.stack, lambda nothing=nothing: nothing)
         parts.append(tf.transpose(whole, [1, 0, 2])[:rows])  # (rows, steps, columns)
-    width = tf.clip_by_value(num_top, 0, columns)
+    width = tf.clip_by_value(tf.reduce_max(settings.logprobs), 0, TOP_LOGPROBS)
     return Continued(
         new_tokens=tf.transpose(stacked)[:rows],
         new_lengths=counts[:rows],
@@ -283,18 +214,13 @@ def in_batch_bucket(function: Callable[..., Any], *inputs: Any) -> Any:
     """
     rows = tf.shape(inputs[0])[0]
     more = _missing_rows(rows)
-    return function(*[_repeat_first(tensor, more) for tensor in inputs])[:rows]
+    return function(*[repeat_first(tensor, more) for tensor in inputs])[:rows]
 
 
 def _missing_rows(rows: Any) -> Any:
     """Count the rows up to the next power of two, as `generation.cache.batch_bucket` has them."""
     powers = tf.constant([1 << power for power in range(31)], tf.int32)
     return tf.reduce_min(tf.where(powers >= rows, powers, powers[-1])) - rows
-
-
-def _repeat_first(tensor: Any, times: Any) -> Any:
-    first = tf.repeat(tensor[:1], times, axis=0)
-    return tf.concat([tensor, first], axis=0)
 
 
 def _shape(tensor: Any) -> tf.TensorShape | None:

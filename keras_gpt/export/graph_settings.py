@@ -123,6 +123,17 @@ def read_settings(
     return Settings(each["max_new_tokens"], sampling, control, each["logprobs"], stop)
 
 
+def repeat_settings(settings: Settings, times: Any) -> Settings:
+    """Give settings with the first row's behind the others', so many times more."""
+
+    def repeated(tensors: Any) -> Any:
+        return tf.nest.map_structure(lambda tensor: repeat_first(tensor, times), tensors)
+
+    shared = {"bias": settings.control.bias, "stops": settings.control.stops}
+    more: Settings = repeated(settings)
+    return more._replace(control=more.control._replace(**shared))
+
+
 def is_controlled(control: Control) -> Any:
     """Say whether some row changes the logits besides temperature and cut-offs, scalar bool."""
     return tf.reduce_any(
@@ -140,6 +151,11 @@ def one_a_row(values: Any, name: str, rows: Any) -> Any:
     right = require((count == 1) | (count == rows), f"{name} must have one value, or one a row")
     with tf.control_dependencies([right]):
         return tf.broadcast_to(values, tf.concat([[rows], tf.shape(values)[1:]], axis=0))
+
+
+def repeat_first(tensor: Any, times: Any) -> Any:
+    """Put the first row behind the others, `times` times more."""
+    return tf.concat([tensor, tf.repeat(tensor[:1], times, axis=0)], axis=0)
 
 
 def require(condition: Any, message: str) -> Any:

@@ -1,8 +1,37 @@
-"""Stop strings in the graph: where the text of an answer first has one."""
+"""Stop strings in the graph: texts that grow until they have one."""
 
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
+
+
+def add_text(
+    text: Any, tokens: Any, live: Any, stop: Any, token_bytes: Callable[[Any], Any] | None
+) -> tuple[Any, Any]:
+    """Add tokens to the texts of live rows, each up to its first stop string.
+
+    Args:
+        text: (batch,) string, the answers so far, as bytes.
+        tokens: (batch,) int32.
+        live: (batch,) bool, the rows that get theirs.
+        stop: (batch, n) string; "" is none, and where all are the texts stay as they are.
+        token_bytes: gives the bytes of (batch,) ids; None for a model without text.
+
+    Returns:
+        The texts, and (batch,) bool, whether each has come to a stop string now.
+    """
+    if token_bytes is None:
+        return text, tf.zeros_like(live)
+
+    def added() -> tuple[Any, Any]:
+        longer = tf.strings.join([text, tf.where(live, token_bytes(tokens), "")])
+        place = find_stop(longer, tf.strings.length(text), stop)
+        is_end = live & (place >= 0)
+        size = tf.where(is_end, place, tf.strings.length(longer))
+        return tf.strings.substr(longer, tf.zeros_like(size), size), is_end
+
+    return tf.cond(tf.reduce_any(stop != ""), added, lambda: (text, tf.zeros_like(live)))
 
 
 def find_stop(text: Any, before: Any, stop: Any) -> Any:

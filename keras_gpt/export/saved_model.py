@@ -1,5 +1,6 @@
 """SavedModels that take strings and give strings, from core TensorFlow operations alone."""
 
+import inspect
 import os
 from typing import Any, Protocol
 
@@ -111,97 +112,29 @@ class _ServedGPT(tf.Module):
         self._stops = read_stop_token_ids(model, None)
         steps = decode_steps(model)
         prompt = self._prompt_spec("prompt")
-        # Values given here become the signature's defaults.
         settings = default_settings(usual_new_tokens(self._context), self.tokenizer is not None)
-        known = steps.known
         token_bytes = None if self.tokenizer is None else self.tokenizer.token_bytes
-        stop_default, echo_default = settings.get("stop"), settings.get("echo")
 
-        def answer(prompt: Any, given: dict[str, Any]) -> dict[str, Any]:
+        def generate(prompt: Any, *values: Any) -> dict[str, Any]:
+            given = dict(zip(settings, values, strict=True))
             token_ids, lengths = self._tokens(prompt, "prompt", least=1)
             rows = tf.shape(lengths)[0]
-            asked = read_settings(given, rows, lengths, self._context, known, self._stops)
+            asked = read_settings(given, rows, lengths, self._context, steps.known, self._stops)
             new = decode_in_graph(
                 steps, token_ids, lengths, asked, self._stops, token_bytes, self._context
             )
             return self._answer(token_ids, lengths, new, asked, given.get("echo"))
 
-        def generate(
-            prompt: Any,
-            max_new_tokens: Any = settings["max_new_tokens"],
-            temperature: Any = settings["temperature"],
-            top_k: Any = settings["top_k"],
-            top_p: Any = settings["top_p"],
-            seed: Any = settings["seed"],
-            min_p: Any = settings["min_p"],
-            typical_p: Any = settings["typical_p"],
-            repetition_penalty: Any = settings["repetition_penalty"],
-            presence_penalty: Any = settings["presence_penalty"],
-            frequency_penalty: Any = settings["frequency_penalty"],
-            no_repeat_ngram_size: Any = settings["no_repeat_ngram_size"],
-            min_new_tokens: Any = settings["min_new_tokens"],
-            logprobs: Any = settings["logprobs"],
-            stop: Any = stop_default,
-            echo: Any = echo_default,
-        ) -> dict[str, Any]:
-            return answer(
-                prompt,
-                {
-                    "max_new_tokens": max_new_tokens,
-                    "temperature": temperature,
-                    "top_k": top_k,
-                    "top_p": top_p,
-                    "seed": seed,
-                    "min_p": min_p,
-                    "typical_p": typical_p,
-                    "repetition_penalty": repetition_penalty,
-                    "presence_penalty": presence_penalty,
-                    "frequency_penalty": frequency_penalty,
-                    "no_repeat_ngram_size": no_repeat_ngram_size,
-                    "min_new_tokens": min_new_tokens,
-                    "logprobs": logprobs,
-                    "stop": stop,
-                    "echo": echo,
-                },
-            )
-
-        def generate_ids(
-            prompt: Any,
-            max_new_tokens: Any = settings["max_new_tokens"],
-            temperature: Any = settings["temperature"],
-            top_k: Any = settings["top_k"],
-            top_p: Any = settings["top_p"],
-            seed: Any = settings["seed"],
-            min_p: Any = settings["min_p"],
-            typical_p: Any = settings["typical_p"],
-            repetition_penalty: Any = settings["repetition_penalty"],
-            presence_penalty: Any = settings["presence_penalty"],
-            frequency_penalty: Any = settings["frequency_penalty"],
-            no_repeat_ngram_size: Any = settings["no_repeat_ngram_size"],
-            min_new_tokens: Any = settings["min_new_tokens"],
-            logprobs: Any = settings["logprobs"],
-        ) -> dict[str, Any]:
-            return answer(
-                prompt,
-                {
-                    "max_new_tokens": max_new_tokens,
-                    "temperature": temperature,
-                    "top_k": top_k,
-                    "top_p": top_p,
-                    "seed": seed,
-                    "min_p": min_p,
-                    "typical_p": typical_p,
-                    "repetition_penalty": repetition_penalty,
-                    "presence_penalty": presence_penalty,
-                    "frequency_penalty": frequency_penalty,
-                    "no_repeat_ngram_size": no_repeat_ngram_size,
-                    "min_new_tokens": min_new_tokens,
-                    "logprobs": logprobs,
-                },
-            )
-
+        # What TensorFlow reads the names of the signature's inputs and their defaults from.
+        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+        generate.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+            [
+                inspect.Parameter("prompt", kind),
+                *[inspect.Parameter(name, kind, default=each) for name, each in settings.items()],
+            ]
+        )
         self.generate = tf.function(
-            generate_ids if self.tokenizer is None else generate,
+            generate,
             input_signature=[
                 prompt,
                 *[
