@@ -50,23 +50,19 @@ def generate(
         "min_p": min_p,
         "repetition_penalty": repetition_penalty,
         "stop": stop,
+        "num_beams": num_beams,
+        "length_penalty": length_penalty,
         "seed": seed,
         "truncate": "left",
     }
-    # A stream refuses beams; a length penalty without them is refused by either.
-    if num_return_sequences == 1 and num_beams == 1 and length_penalty == 1.0:
+    if num_return_sequences == 1 and num_beams == 1:
+        pieces = gpt.stream(prompt, **settings)  # refuses settings before anything is printed
         typer.echo(prompt, nl=False)
-        for piece in gpt.stream(prompt, **settings):
+        for piece in pieces:
             typer.echo(piece, nl=False)
         typer.echo()
         return
-    answers = gpt.generate(
-        prompt,
-        num_return_sequences=num_return_sequences,
-        num_beams=num_beams,
-        length_penalty=length_penalty,
-        **settings,
-    )
+    answers = gpt.generate(prompt, num_return_sequences=num_return_sequences, **settings)
     if num_return_sequences == 1:
         say(answers)
         return

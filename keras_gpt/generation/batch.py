@@ -1,7 +1,7 @@
 """Rows that are decoded together, each with its own length, settings and number of steps."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from keras import ops
@@ -14,11 +14,13 @@ from keras_gpt.generation.cache import (
     length_bucket,
 )
 from keras_gpt.generation.constraints import ConstraintState, start_constraint
-from keras_gpt.generation.control import Control, Seen, controls_of, seen_of
+from keras_gpt.generation.control import Control, Seen, controls_of, forced_now, seen_of
 from keras_gpt.generation.protocol import Decoder
-from keras_gpt.generation.rows import Row, padded_prompts, sampling_of, tensor
-from keras_gpt.generation.steps import decode_steps
+from keras_gpt.generation.rows import Row, padded_prompts, sampling_of, taken, tensor
+from keras_gpt.generation.steps import DecodeSteps, decode_steps
 from keras_gpt.key_values import KeyValues
+
+T = TypeVar("T")
 
 
 class ReadPrompts(NamedTuple):
@@ -101,8 +103,7 @@ class Batch:
 
     def logprobs(self) -> Logprobs:
         """Give the log-probabilities of the last chosen tokens, and of the most probable ones."""
-        found = self._steps.logprobs(self._logits, tensor(self.tokens, "int32"))
-        return Logprobs(*[ops.convert_to_numpy(each) for each in found])
+        return logprobs_of(self._steps, self._logits, self.tokens)
 
     def end_of(self, place: int) -> str | None:
         """Say why a row's constraint ends it with its last token; None where it goes on."""
@@ -111,24 +112,18 @@ class Batch:
 
     def keep(self, indices: Sequence[int]) -> None:
         """Go on with these rows alone, in this order; one may be kept several times."""
-        more = batch_bucket(len(indices)) - len(indices)
-        places = [*indices, *[indices[0]] * more]
+        places = filled_up(indices)
         index = np.array(places, "int32")
-
-        def kept(parts: Any) -> Any:
-            return type(parts)(*[ops.take(each, index, axis=0) for each in parts])
-
         self._rows = [self._rows[place] for place in places]
         states = [self._states[place] for place in indices]
         for at, state in enumerate(states):
             if state is not None and indices[at] in indices[:at]:
                 states[at] = state.copy()
-        self._states = [*states, *[None] * more]
-        self._past = [kept(layer) for layer in self._past]
-        self._recent = [kept(layer) for layer in self._recent]
-        self._sampling = kept(self._sampling)
+        self._states = [*states, *[None] * (len(places) - len(indices))]
+        self._past, self._recent = taken(self._past, index), taken(self._recent, index)
+        self._sampling = taken(self._sampling, index)
         if self._control is not None:
-            self._control, self._seen = kept(self._control), kept(self._seen)
+            self._control, self._seen = taken(self._control, index), taken(self._seen, index)
         self._logits = ops.take(self._logits, index, axis=0)
         self.tokens, self.steps = self.tokens[index], self.steps[index]
         self._lengths, self._slots = self._lengths[index], self._slots[index]
@@ -205,11 +200,7 @@ class Batch:
 
     def _forced(self) -> list[int]:
         """Give the token that each row must take now; -1 for none."""
-        forced = [row.options.forced_token_ids for row in self._rows]
-        return [
-            ids[step] if step < len(ids) else -1
-            for ids, step in zip(forced, self.steps, strict=True)
-        ]
+        return [forced_now(row, step) for row, step in zip(self._rows, self.steps, strict=True)]
 
     def _fold(self) -> None:
         self._past = self._steps.fold_growing(self._past, self._recent, self._lengths, self._slots)
@@ -229,6 +220,12 @@ def read_at_once(model: Decoder, rows: Sequence[Row]) -> ReadPrompts:
     )
 
 
-def filled_up(rows: Sequence[Row]) -> list[Row]:
-    """Fill rows up to a batch bucket with copies of the first; nobody looks at what comes of them."""
+def logprobs_of(steps: DecodeSteps, logits: Any, tokens: np.ndarray) -> Logprobs:
+    """Give what logits (size, vocab_size) say of chosen tokens (size,), and of the most probable."""
+    found = steps.logprobs(logits, tensor(tokens, "int32"))
+    return Logprobs(*[ops.convert_to_numpy(each) for each in found])
+
+
+def filled_up(rows: Sequence[T]) -> list[T]:
+    """Fill rows, or their places, up to a batch bucket with the first; nobody looks at those."""
     return [*rows, *[rows[0]] * (batch_bucket(len(rows)) - len(rows))]

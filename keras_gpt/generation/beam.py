@@ -206,8 +206,8 @@ class _Beams:
 
     def keep(self, places: Sequence[int]) -> None:
         """Go on with the beams of these prompts alone, in this order."""
-        self.size = batch_bucket(len(places))
-        filled = np.array([*places, *[places[0]] * (self.size - len(places))])
+        filled = np.array(filled_up(places))
+        self.size = len(filled)
         rows = filled[:, None] * self._num_beams + np.arange(self._num_beams)
         self._take(rows.reshape(-1))
 

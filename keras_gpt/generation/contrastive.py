@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from keras import ops
 
-from keras_gpt.generation.batch import Logprobs, filled_up
-from keras_gpt.generation.cache import RECENT_SLOTS, batch_bucket, empty_recent, length_bucket
+from keras_gpt.generation.batch import Logprobs, filled_up, logprobs_of
+from keras_gpt.generation.cache import RECENT_SLOTS, empty_recent, length_bucket
 from keras_gpt.generation.compiled import compiled, kept_with
 from keras_gpt.generation.control import (
     Changes,
@@ -120,16 +120,14 @@ class _ContrastiveBatch:
 
     def logprobs(self) -> Logprobs:
         """Give the log-probabilities of the last chosen tokens, and of the most probable ones."""
-        found = self._steps.logprobs(self._logits, tensor(self.tokens, "int32"))
-        return Logprobs(*[ops.convert_to_numpy(each) for each in found])
+        return logprobs_of(self._steps, self._logits, self.tokens)
 
     def end_of(self, place: int) -> None:
         """No constraint ends a row."""
 
     def keep(self, indices: Sequence[int]) -> None:
         """Go on with these rows alone, in this order."""
-        more = batch_bucket(len(indices)) - len(indices)
-        places = np.array([*indices, *[indices[0]] * more])
+        places = np.array(filled_up(indices))
         rows = tensor(places, "int32")
         columns = np.arange(self._width)
         of_candidates = tensor((places[:, None] * self._width + columns).reshape(-1), "int32")

@@ -65,10 +65,7 @@ class Dense(keras.layers.Dense):
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Multiply by the matrix, add the bias, activate."""
-        x = product(inputs, ops.convert_to_tensor(self.kernel))
-        if self.bias is not None:
-            x = x + self.bias
-        return x if self.activation is None else self.activation(x)
+        return self._activated(product(inputs, ops.convert_to_tensor(self.kernel)))
 
     def quantize(self, mode: Any = None, type_check: bool = True, config: Any = None) -> None:
         """Replace the weights by integers; see the class."""
@@ -107,6 +104,9 @@ class Dense(keras.layers.Dense):
         if self.lora_enabled:
             delta = ops.matmul(ops.matmul(inputs, self.lora_kernel_a), self.lora_kernel_b)
             x = x + ops.cast(self.lora_alpha / self.lora_rank * delta, x.dtype)
+        return self._activated(x)
+
+    def _activated(self, x: Any) -> Any:
         if self.bias is not None:
             x = x + ops.cast(self.bias, x.dtype)
         return x if self.activation is None else self.activation(x)
