@@ -14,10 +14,12 @@ def product(x: Any, matrix: Any) -> Any:
 
     The inputs are split into groups, and the groups' results are added. XLA on a CPU has a poor
     order of reading for one row and a tall matrix, and would fuse the whole with a sum behind it
-    into one program that is slower still (tests/benchmarks/RESULTS.md has the figures).
+    into one program that is slower still. Several rows gain nothing by it; where their number is
+    not known while a function is traced, as in a SavedModel, they lose less than one row gains
+    (tests/benchmarks/RESULTS.md has the figures).
 
     Args:
-        x: (..., inputs) float.
+        x: (..., inputs) float; the faster way is for (batch, 1, inputs), batch one or not known.
         matrix: (inputs, outputs) of the same dtype.
 
     Returns:
@@ -29,14 +31,15 @@ def product(x: Any, matrix: Any) -> Any:
     """
     inputs, outputs = matrix.shape
     width = _group_width(inputs)
-    is_one_row = all(count == 1 for count in x.shape[:-1])
+    may_be_one_row = len(x.shape) == 3 and x.shape[0] in (1, None) and x.shape[1] == 1
     # In half precision the groups' results would each be rounded.
     is_float32 = keras.backend.standardize_dtype(x.dtype) == "float32"
-    if not is_one_row or not is_float32 or width == inputs:
+    if not may_be_one_row or not is_float32 or width == inputs:
         return ops.matmul(x, matrix)
-    rows = ops.reshape(x, (-1, 1, width))  # (groups, 1, width)
+    rows = ops.reshape(x, (-1, inputs // width, width))
+    rows = ops.transpose(rows, (1, 0, 2))  # (groups, batch, width)
     groups = ops.reshape(matrix, (-1, width, outputs))
-    return ops.reshape(ops.sum(ops.matmul(rows, groups), axis=0), (*x.shape[:-1], outputs))
+    return ops.expand_dims(ops.sum(ops.matmul(rows, groups), axis=0), 1)
 
 
 def _group_width(inputs: int) -> int:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import ops
@@ -29,6 +30,19 @@ def test_product_is_the_plain_product(
     assert found.dtype == x.dtype
     tolerance = 1e-3 if dtype == "float32" else 0.02 * np.sqrt(inputs) * 3
     np.testing.assert_allclose(np.asarray(ops.cast(found, "float64")), wanted, atol=tolerance)
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_rows_whose_number_is_not_known_while_tracing(rows: int) -> None:
+    x = np.random.default_rng(0).normal(size=(rows, 1, 384)).astype("float32")
+    matrix = np.random.default_rng(1).normal(size=(384, 5)).astype("float32")
+    layer = Dense(5, use_bias=False)
+    layer.build((None, 384))
+    layer.set_weights([matrix])
+    traced = tf.function(layer, input_signature=[tf.TensorSpec((None, 1, 384))], jit_compile=True)
+    found = traced(x)
+    assert found.shape == (rows, 1, 5)
+    np.testing.assert_allclose(found, x @ matrix, atol=1e-3)
 
 
 @pytest.mark.parametrize("rank", [None, 4])
