@@ -17,7 +17,7 @@ from keras_gpt.generation.constraints import ConstraintState, start_constraint
 from keras_gpt.generation.control import Control, Seen, controls_of, forced_now, seen_of
 from keras_gpt.generation.protocol import Decoder
 from keras_gpt.generation.rows import Row, padded_prompts, sampling_of, taken, tensor
-from keras_gpt.generation.steps import DecodeSteps, decode_steps
+from keras_gpt.generation.steps import DecodeSteps, GoingOn, decode_steps
 from keras_gpt.key_values import KeyValues
 
 T = TypeVar("T")
@@ -45,16 +45,23 @@ class Batch:
         model: gives the logits.
         rows: what to go on with.
         read: what reading their prompts gave, for all of them and for those that fill the batch up.
+        runs_ahead: whether it may choose more tokens than it is asked for, up to where a row may
+            end: many tokens sooner, the first one later.
 
     Attributes:
         tokens: (size,) int32, each row's last chosen token.
         steps: (size,) int32, how many tokens of each row were chosen before `tokens`.
     """
 
-    def __init__(self, model: Decoder, rows: Sequence[Row], read: ReadPrompts) -> None:
+    def __init__(
+        self, model: Decoder, rows: Sequence[Row], read: ReadPrompts, runs_ahead: bool = False
+    ) -> None:
         self._model = model
         self._steps = decode_steps(model)
         self._rows = filled_up(rows)
+        self._runs_ahead = runs_ahead
+        self._ahead: list[np.ndarray] = []  # chosen and not yet asked for, each (size,)
+        self._last = self._ends_of_rows()
         self._lengths = np.array([len(row.prompt) for row in self._rows], "int32")
         self._slots = np.zeros_like(self._lengths)
         self.steps = np.zeros_like(self._lengths)
@@ -68,7 +75,7 @@ class Batch:
         self._states[: len(rows)] = [self._start(row) for row in rows]
         self._logits, self._past = read.logits, list(read.past)
         self._recent = empty_recent(self._past)
-        self.tokens = self._choose()
+        self.tokens = self._choose(self.steps)
 
     @property
     def size(self) -> int:
@@ -81,25 +88,10 @@ class Batch:
         Args:
             live: the places of the rows that somebody looks at; the others stay short.
         """
-        others = np.ones(self.size, "bool")
-        others[list(live)] = False
-        self._lengths = np.where(others, 0, self._lengths).astype("int32")
-        self._slots = np.where(others, 0, self._slots).astype("int32")
-        self._states = [
-            None if other else each for other, each in zip(others, self._states, strict=True)
-        ]
-        if self._slots.max() == RECENT_SLOTS:
-            self._fold()
+        if not self._ahead:
+            self._go_on(live)
         self.steps = self.steps + 1
-        self._logits, self._recent = self._steps.next(
-            tensor(self.tokens, "int32"),
-            tensor(self._lengths, "int32"),
-            tensor(self._slots, "int32"),
-            self._past,
-            self._recent,
-        )
-        self._slots = self._slots + 1
-        self.tokens = self._choose()
+        self.tokens = self._ahead.pop(0)
 
     def logprobs(self) -> Logprobs:
         """Give the log-probabilities of the last chosen tokens, and of the most probable ones."""
@@ -126,6 +118,7 @@ class Batch:
             self._control, self._seen = taken(self._control, index), taken(self._seen, index)
         self._logits = ops.take(self._logits, index, axis=0)
         self.tokens, self.steps = self.tokens[index], self.steps[index]
+        self._ahead = [tokens[index] for tokens in self._ahead]
         self._lengths, self._slots = self._lengths[index], self._slots[index]
 
     def join(self, places: Sequence[int], other: "Batch") -> None:
@@ -153,29 +146,73 @@ class Batch:
         size = self.size
         self._logits = ops.concatenate([self._logits, other._logits], axis=0)
         self._rows = [*self._rows, *other._rows]
+        self._last = self._ends_of_rows()
         self._states = [*self._states, *other._states]
         for name in ("tokens", "steps", "_lengths", "_slots"):
             setattr(self, name, np.concatenate([getattr(self, name), getattr(other, name)]))
         self.keep([*places, *[size + place for place in range(other.size)]])
 
+    def _go_on(self, live: Sequence[int]) -> None:
+        """Choose the next tokens; several where nothing has to be looked at between them."""
+        is_live = np.zeros(self.size, "bool")
+        is_live[list(live)] = True
+        self._lengths = np.where(is_live, self._lengths, 0).astype("int32")
+        self._slots = np.where(is_live, self._slots, 0).astype("int32")
+        self._states = [
+            each if one_is_live else None
+            for one_is_live, each in zip(is_live, self._states, strict=True)
+        ]
+        if self._slots.max() == RECENT_SLOTS:
+            self._fold()
+        most = 1
+        if self._runs_ahead and self._control is None:
+            left = [self._rows[place].max_new_tokens - self.steps[place] - 1 for place in live]
+            most = min(RECENT_SLOTS - int(self._slots.max()), *left)
+        found = self._steps.several(
+            GoingOn(
+                lengths=tensor(self._lengths, "int32"),
+                slots=tensor(self._slots, "int32"),
+                steps=tensor(self.steps + 1, "int32"),
+                past=self._past,
+                sampling=self._sampling,
+                last=self._last,
+                live=tensor(is_live, "bool"),
+                most=tensor(most, "int32"),
+            ),
+            tensor(self.tokens, "int32"),
+            self._recent,
+        )
+        self._logits, self._recent = found.logits, list(found.recent)
+        self._slots = self._slots + len(found.tokens)
+        self._ahead = list(found.tokens)
+        if self._control is not None:
+            self._ahead = [self._choose(self.steps + 1)]
+
+    def _ends_of_rows(self) -> Any:
+        """Give the tokens that end any of the rows, (known,) bool."""
+        ends = np.zeros(self._steps.known, "bool")
+        for row in self._rows:
+            ends[[token for token in row.stop_token_ids if token < len(ends)]] = True
+        return tensor(ends, "bool")
+
     def _be_controlled(self) -> None:
         self._control = controls_of(self._rows, self._steps.known)
         self._seen = seen_of(self._rows, self._steps.known, self._model.config.context_length)
 
-    def _choose(self) -> np.ndarray:
-        steps = tensor(self.steps, "int32")
+    def _choose(self, steps: np.ndarray) -> np.ndarray:
+        """Choose a token a row; `steps`, (size,), says how many of each row were chosen before."""
         if self._control is not None:
             chosen, self._seen = self._steps.choose_controlled(
                 self._logits,
                 self._sampling,
-                steps,
+                tensor(steps, "int32"),
                 self._control,
                 self._seen,
                 tensor(self._allowed(), "bool"),
-                tensor(self._forced(), "int32"),
+                tensor(self._forced(steps), "int32"),
             )
         else:
-            chosen = self._steps.choose(self._logits, self._sampling, steps)
+            chosen = self._steps.choose(self._logits, self._sampling, tensor(steps, "int32"))
         tokens = np.asarray(ops.convert_to_numpy(chosen))
         for token, state in zip(tokens, self._states, strict=True):
             if state is not None:
@@ -198,9 +235,9 @@ class Batch:
                 allowed[place] = state.allowed()
         return allowed
 
-    def _forced(self) -> list[int]:
+    def _forced(self, steps: np.ndarray) -> list[int]:
         """Give the token that each row must take now; -1 for none."""
-        return [forced_now(row, step) for row, step in zip(self._rows, self.steps, strict=True)]
+        return [forced_now(row, step) for row, step in zip(self._rows, steps, strict=True)]
 
     def _fold(self) -> None:
         self._past = self._steps.fold_growing(self._past, self._recent, self._lengths, self._slots)

@@ -23,7 +23,9 @@ def compiled(function: Callable[..., Any], model: Decoder) -> Callable[..., Any]
         import tensorflow as tf
 
         # autograph would rewrite Python that has nothing to convert.
-        return tf.function(function, jit_compile=True, autograph=False)
+        program = tf.function(function, jit_compile=True, autograph=False)
+        # Called from graphs alone: TensorFlow would compile it once more for calls from Python.
+        return tf.function(lambda *args: program(*args), autograph=False)
     if keras.backend.backend() == "jax":
         import jax
 
@@ -35,6 +37,43 @@ def compiled(function: Callable[..., Any], model: Decoder) -> Callable[..., Any]
         pure_compiled = jax.jit(pure)
         return lambda *args: pure_compiled([v.value for v in model.variables], *args)
     return function
+
+
+def looped(
+    go_on: Callable[..., Any], body: Callable[..., tuple[Any, ...]]
+) -> Callable[..., tuple[Any, ...]]:
+    """Make a loop of calls of compiled functions, which costs one call of Python on TensorFlow.
+
+    The loop is a graph there and not compiled itself: XLA would compile all of its body again, and
+    on a CPU read the weights more slowly.
+
+    Args:
+        go_on: takes the constants and the state; gives a bool scalar.
+        body: takes the constants and the state; gives the next state.
+
+    Returns:
+        A function of the constants (a tuple of nested tensors) and of the state (another), which
+        gives the last state.
+    """
+
+    def loop(constants: tuple[Any, ...], state: tuple[Any, ...]) -> tuple[Any, ...]:
+        while bool(go_on(*constants, *state)):
+            state = body(*constants, *state)
+        return state
+
+    if keras.backend.backend() != "tensorflow":
+        return loop
+    import tensorflow as tf
+
+    def graph(constants: tuple[Any, ...], state: tuple[Any, ...]) -> tuple[Any, ...]:
+        end: tuple[Any, ...] = tf.while_loop(
+            lambda *state: go_on(*constants, *state),
+            lambda *state: body(*constants, *state),
+            state,
+        )
+        return end
+
+    return tf.function(graph, autograph=False)
 
 
 def kept_with(model: Decoder, name: str, make: Callable[[], Any]) -> Any:

@@ -27,6 +27,7 @@ def decode(
     rows: Sequence[Row],
     ended: AbstractSet[int] = frozenset(),
     num_logprobs: int | None = None,
+    runs_ahead: bool = False,
 ) -> Iterator[dict[int, Chosen]]:
     """Choose token after token for every row until each has stopped.
 
@@ -36,12 +37,14 @@ def decode(
         ended: rows that the caller wants no more of; it may grow between the steps.
         num_logprobs: how many of the most probable tokens to give with their log-probabilities;
             None gives none, not even of the chosen ones.
+        runs_ahead: whether tokens may come several at a time, which takes less time in all; not
+            with log-probabilities.
 
     Yields:
         At each step the chosen token of each row that has not ended.
     """
     if any(row.max_new_tokens > 0 for row in rows):
-        batch = Batch(model, rows, read_at_once(model, rows))
+        batch = Batch(model, rows, read_at_once(model, rows), runs_ahead)
         yield from follow(batch, rows, ended, num_logprobs)
 
 

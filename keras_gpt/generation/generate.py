@@ -49,7 +49,9 @@ def generate(
         found = beam_search(model, rows, growing, beams)
     else:
         ended: set[int] = set()
-        for tokens in _decode(model, rows, ended, count, penalty_alpha, guessing):
+        # Between two tokens nobody looks whether a row is to end, but for stop strings.
+        ahead = not strings and count is None
+        for tokens in _decode(model, rows, ended, count, penalty_alpha, guessing, ahead):
             for index, chosen in tokens.items():
                 growing[index].push(chosen)
                 if growing[index].has_stopped:
@@ -128,10 +130,11 @@ def _decode(
     num_logprobs: int | None,
     penalty_alpha: float | None,
     guessing: _Guessing,
+    runs_ahead: bool = False,
 ) -> Iterator[dict[int, Chosen]]:
     """Check how the tokens are to be chosen, one after the other, and choose them."""
     if penalty_alpha is None:
-        return decode_as_asked(model, rows, ended, num_logprobs, *guessing)
+        return decode_as_asked(model, rows, ended, num_logprobs, *guessing, runs_ahead=runs_ahead)
     check_contrastive(penalty_alpha, rows, guessing._asdict())
     return decode_contrastively(model, rows, penalty_alpha, ended, num_logprobs)
 

@@ -24,6 +24,7 @@ def decode_as_asked(
     draft_model: Decoder | None = None,
     prompt_lookup: int | None = None,
     num_draft_tokens: int | None = None,
+    runs_ahead: bool = False,
 ) -> Iterator[dict[int, Chosen]]:
     """Decode rows: together, or one after the other with guessed tokens where that is asked for.
 
@@ -35,6 +36,7 @@ def decode_as_asked(
         draft_model: guesses tokens; see `GPT.generate`.
         prompt_lookup: how many last tokens are looked up instead.
         num_draft_tokens: how many tokens are guessed at a time.
+        runs_ahead: as for `decode`.
 
     Returns:
         At each step the chosen tokens of rows, as `decode` yields.
@@ -49,7 +51,7 @@ def decode_as_asked(
                 "num_draft_tokens must come with draft_model or prompt_lookup. Received: "
                 f"num_draft_tokens={num_draft_tokens!r}"
             )
-        return decode(model, rows, ended, num_logprobs)
+        return decode(model, rows, ended, num_logprobs, runs_ahead)
     if prompt_lookup is not None:
         if draft_model is not None:
             raise ValueError(

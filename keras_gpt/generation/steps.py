@@ -1,21 +1,42 @@
 """The compiled functions of decoding: read prompts, read more tokens, choose, fold."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from keras import ops
 
 from keras_gpt.generation.acceptance import accept
-from keras_gpt.generation.cache import fold, grow_cache, length_bucket
-from keras_gpt.generation.compiled import compiled, kept_with
+from keras_gpt.generation.cache import RECENT_SLOTS, fold, grow_cache, length_bucket
+from keras_gpt.generation.compiled import compiled, kept_with, looped
 from keras_gpt.generation.control import choose_controlled
 from keras_gpt.generation.protocol import Decoder
-from keras_gpt.generation.sampling import choose, probabilities
+from keras_gpt.generation.sampling import Sampling, choose, probabilities
 from keras_gpt.key_values import KeyValues
 
 # As many as OpenAI's API gives.
 TOP_LOGPROBS = 20
+
+
+class GoingOn(NamedTuple):
+    """What stays the same over several steps."""
+
+    lengths: Any  # (batch,) int32, how many tokens of each row are in `past`
+    slots: Any  # (batch,) int32, where each row's first token goes in `recent`
+    steps: Any  # (batch,) int32, how many tokens of each row were chosen before the first new one
+    past: Sequence[KeyValues]
+    sampling: Sampling
+    last: Any  # (known,) bool, tokens after which a row may end
+    live: Any  # (batch,) bool, rows that somebody looks at
+    most: Any  # int32, how many steps; all rows have slots for them
+
+
+class Several(NamedTuple):
+    """What several steps give."""
+
+    tokens: np.ndarray  # (steps, batch) int32
+    logits: Any  # (batch, known), those that the last tokens were chosen from
+    recent: Sequence[KeyValues]
 
 
 class DecodeSteps:
@@ -28,7 +49,8 @@ class DecodeSteps:
         first: reads prompts; gives the logits after each row's last token, and the past.
         choose: chooses one token a row from logits; apart from `next`, whose program is there once
             for each length.
-        next: reads one token a row; gives the next one's logits, and `recent` anew.
+        next: reads one token a row; gives the next one's logits, and `recent` anew. A batch calls
+            it through `several`.
         read: reads several tokens a row; gives the logits after some of them, and `recent` anew.
         probabilities, accept: the functions of these names in `sampling` and `acceptance`.
         fold: moves `recent` behind `past`.
@@ -89,7 +111,50 @@ class DecodeSteps:
         self.choose_controlled = compiled(choose_controlled, model)
         self.logprobs = compiled(logprobs, model)
         self.score = compiled(model.score_positions, model)
+        self._several = looped(self._none_is_last, self._one_more)
         self._context_length = model.config.context_length
+
+    def several(self, going_on: "GoingOn", tokens: Any, recent: Sequence[KeyValues]) -> "Several":
+        """Read a token a row and choose the next one, again and again.
+
+        Args:
+            going_on: what stays the same.
+            tokens: (batch,) int32, those that are read first.
+            recent: for each layer a pair of (batch, heads, slots, head_dim).
+
+        Returns:
+            What the last step left, after a row chose one of the tokens it is to end at, or after
+            `going_on.most` steps.
+        """
+        batch = ops.shape(tokens)[0]
+        state = (
+            ops.convert_to_tensor(0, "int32"),
+            ops.zeros((RECENT_SLOTS, batch), "int32"),
+            tokens,
+            ops.zeros((batch, self.known), "float32"),
+            list(recent),
+        )
+        count, chosen, _, logits, recent = self._several((going_on,), state)
+        return Several(np.asarray(ops.convert_to_numpy(chosen))[: int(count)], logits, recent)
+
+    def _none_is_last(
+        self, going_on: "GoingOn", count: Any, chosen: Any, tokens: Any, *state: Any
+    ) -> Any:
+        is_last = ops.logical_and(ops.take(going_on.last, tokens, axis=0), going_on.live)
+        return ops.logical_and(
+            count < going_on.most,
+            ops.logical_or(ops.equal(count, 0), ops.logical_not(ops.any(is_last))),
+        )
+
+    def _one_more(
+        self, going_on: "GoingOn", count: Any, chosen: Any, tokens: Any, logits: Any, recent: Any
+    ) -> tuple[Any, ...]:
+        slots = going_on.slots + count
+        logits, recent = self.next(tokens, going_on.lengths, slots, going_on.past, recent)
+        tokens = self.choose(logits, going_on.sampling, going_on.steps + count)
+        place = ops.reshape(count, (1, 1))
+        chosen = ops.scatter_update(chosen, place, ops.expand_dims(tokens, 0))
+        return count + 1, chosen, tokens, logits, list(recent)
 
     def fold_growing(
         self,

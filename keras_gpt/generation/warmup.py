@@ -13,7 +13,7 @@ from keras_gpt.generation.control import controls_of, seen_of
 from keras_gpt.generation.protocol import Decoder
 from keras_gpt.generation.rows import Row, sampling_of, tensor
 from keras_gpt.generation.sampling_options import SamplingOptions, check_int
-from keras_gpt.generation.steps import decode_steps
+from keras_gpt.generation.steps import GoingOn, decode_steps
 
 
 def warmup(
@@ -65,7 +65,17 @@ def _warm_up(model: Decoder, size: int, lengths: list[int], chunk: int | None) -
     for length in lengths:
         past = grow_cache(shortest, length)
         recent = empty_recent(past)
-        steps.next(tokens, ones, zeros, past, recent)
+        going_on = GoingOn(
+            lengths=ones,
+            slots=zeros,
+            steps=ones,
+            past=past,
+            sampling=sampling,
+            last=tensor([False] * steps.known, "bool"),
+            live=tensor([True] * size, "bool"),
+            most=tensor(1, "int32"),
+        )
+        steps.several(going_on, tokens, recent)
         steps.fold(past, recent, ones)
         if chunk is not None and size == 1:
             piece = tensor([[0] * chunk], "int32")
