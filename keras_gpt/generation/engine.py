@@ -117,7 +117,8 @@ class Engine:
             deadline=None if deadline is None else time.monotonic() + deadline,
         )
         tokenizer = self._model.tokenizer if prompts.are_strings else None
-        request = Request(asked, GrowingAnswer(row.prompt, tokenizer, strings))
+        growing = GrowingAnswer(row.prompt, tokenizer, strings, row.dropped_prompt_tokens)
+        request = Request(asked, growing)
         with self._changed:
             if self._closed:
                 raise RuntimeError("the engine was closed")

@@ -11,6 +11,7 @@ from keras_gpt.generation.protocol import Decoder
 from keras_gpt.generation.rows import Row
 from keras_gpt.generation.sampling_options import SamplingOptions, check_int, is_id
 from keras_gpt.generation.steps import TOP_LOGPROBS
+from keras_gpt.generation.truncation import check_truncate, fit_prompt
 
 
 class Prompts(NamedTuple):
@@ -100,8 +101,7 @@ def read_rows(
     check_int("num_return_sequences", num_return_sequences, 1, None)
     stops = tuple(read_stop_token_ids(model, stop_token_ids))
     _check_constraint(model, constraint, stops, options.forced_token_ids)
-    if truncate not in (None, "left"):
-        raise ValueError(f"truncate must be None or 'left'. Received: truncate={truncate!r}")
+    check_truncate(truncate)
 
     context = model.config.context_length
     if max_length is not None and max_length > context:
@@ -111,7 +111,7 @@ def read_rows(
         )
     rows = []
     for index, ids in enumerate(prompts.ids):
-        ids = _fit_prompt(ids, index, context, max_new_tokens, truncate)
+        ids, dropped = fit_prompt(ids, f"prompt {index}", context, max_new_tokens or 1, truncate)
         if max_length is not None and len(ids) >= max_length:
             raise ValueError(
                 "max_length counts the prompt too and must be above its length. Received: "
@@ -127,6 +127,7 @@ def read_rows(
                     sequence=sequence,
                     stop_token_ids=stops,
                     constraint=constraint,
+                    dropped_prompt_tokens=dropped,
                 )
             )
     return rows
@@ -200,21 +201,6 @@ def _check_constraint(
                 f"forced_token_ids[{place}]={token} where it is not allowed"
             )
         state.accept(token)
-
-
-def _fit_prompt(
-    ids: list[int], index: int, context: int, max_new_tokens: int | None, truncate: str | None
-) -> list[int]:
-    new = max_new_tokens or 1
-    if len(ids) + new <= context:
-        return ids
-    if truncate == "left" and new < context:
-        return ids[len(ids) - (context - new) :]
-    raise ValueError(
-        f"prompt {index} and the new tokens must fit the context of {context} tokens: shorten the "
-        f"prompt, ask for fewer new tokens, or pass truncate='left' to drop the prompt's beginning. "
-        f"Received: a prompt of {len(ids)} tokens and {new} new"
-    )
 
 
 def _ids(item: Any, place: str, vocab_size: int) -> list[int]:

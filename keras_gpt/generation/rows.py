@@ -24,6 +24,7 @@ class Row:
     sequence: int = 0  # which of several answers to the same prompt
     stop_token_ids: tuple[int, ...] = ()
     constraint: Constraint | None = None
+    dropped_prompt_tokens: int = 0  # how many `truncate` cut out of `prompt`
 
     @property
     def is_controlled(self) -> bool:

@@ -67,8 +67,9 @@ class TextMethods:
                 `generation_settings`, or else the tokenizer's end of text; [] never stops.
             seed: from 0 to 2^31 - 1. The same seed gives the same answer to a prompt, whatever
                 stands beside it in the batch. None draws one.
-            truncate: "left" drops the beginning of a prompt that is too long for the context; None
-                raises.
+            truncate: what goes from a prompt that does not fit the context together with
+                `max_new_tokens`: "left" its beginning, "right" its end, "middle" what lies between
+                a beginning and an end of the same length; None raises. `details` count it.
             min_p: only tokens at least this times as probable as the most probable are drawn from.
             typical_p: only the tokens whose information is closest to the entropy, that together
                 reach this probability, are drawn from.
@@ -88,7 +89,7 @@ class TextMethods:
                 they do not count.
             echo: whether an answer begins with its prompt.
             details: whether to give `keras_gpt.generation.Answer` objects: text, new ids, what ended
-                them, and log-probabilities.
+                them, log-probabilities, and how much was cut out of the prompt.
             logprobs: how many of the most probable tokens `details` hold for each token, from 0
                 to 20, beside log P of the chosen one; None asks for neither.
             draft_model: a smaller GPT with the same vocabulary that guesses the next tokens, which
