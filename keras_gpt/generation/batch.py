@@ -10,8 +10,8 @@ from keras_gpt.generation.cache import (
     RECENT_SLOTS,
     batch_bucket,
     empty_recent,
-    grow_cache,
     length_bucket,
+    longest,
 )
 from keras_gpt.generation.constraints import ConstraintState, start_constraint
 from keras_gpt.generation.control import Control, Seen, controls_of, forced_now, seen_of
@@ -130,7 +130,7 @@ class Batch:
 
     def join(self, places: Sequence[int], other: "Batch") -> None:
         """Go on with the rows at these places, and with all of another batch behind them."""
-        length = max(ops.shape(each._past[0].keys)[2] for each in (self, other))
+        length = max(longest(each._past) for each in (self, other))
         if self._control is not None or other._control is not None:
             for each in (self, other):
                 if each._control is None:
@@ -143,7 +143,7 @@ class Batch:
         def both_layers(mine: list[KeyValues], others: list[KeyValues]) -> list[KeyValues]:
             return [both(*pair) for pair in zip(mine, others, strict=True)]
 
-        pasts = [grow_cache(each._past, length) for each in (self, other)]
+        pasts = [self._steps.grow(each._past, length) for each in (self, other)]
         self._past = both_layers(*pasts)
         self._recent = both_layers(self._recent, other._recent)
         self._sampling = both(self._sampling, other._sampling)

@@ -246,14 +246,14 @@ def test_full_slots_go_behind_each_row_s_past():
     shape = (3, 2, 40, 4)
     past = [KeyValues(*rng.normal(size=(2, *shape)).astype("float32")) for _ in range(2)]
     recent = [KeyValues(*rng.normal(size=(2, 3, 2, 8, 4)).astype("float32")) for _ in range(2)]
-    lengths = np.array([0, 17, 36], "int32")  # the last row's end has no room
-    got = fold(past, recent, tf.constant(lengths))
+    lengths, slots = np.array([0, 17, 36], "int32"), np.array([8, 0, 4], "int32")
+    got = fold(past, recent, tf.constant(lengths), tf.constant(slots))
     for layer, old, new in zip(got, past, recent, strict=True):
         for part, before, moved in zip(layer, old, new, strict=True):
-            want = np.concatenate([before, np.zeros((3, 2, 8, 4), "float32")], axis=2)
-            for row, length in enumerate(lengths):
-                want[row, :, length : length + 8] = moved[row]
-            np.testing.assert_array_equal(part, want[:, :, :40])
+            want = before.copy()
+            for row, (length, count) in enumerate(zip(lengths, slots, strict=True)):
+                want[row, :, length : length + count] = moved[row, :, :count]
+            np.testing.assert_array_equal(part, want)
 
 
 def test_buckets():
