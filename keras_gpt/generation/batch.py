@@ -88,8 +88,7 @@ class Batch:
         self._states = [
             None if other else each for other, each in zip(others, self._states, strict=True)
         ]
-        if self._slots.max() == RECENT_SLOTS:
-            self._fold()
+        self._make_room()
         self.steps = self.steps + 1
         self._logits, self._recent = self._steps.next(
             tensor(self.tokens, "int32"),
@@ -201,6 +200,11 @@ class Batch:
     def _forced(self) -> list[int]:
         """Give the token that each row must take now; -1 for none."""
         return [forced_now(row, step) for row, step in zip(self._rows, self.steps, strict=True)]
+
+    def _make_room(self) -> None:
+        """See to it that each row's next token finds a slot."""
+        if self._slots.max() == RECENT_SLOTS:
+            self._fold()
 
     def _fold(self) -> None:
         self._past = self._steps.fold_growing(self._past, self._recent, self._lengths, self._slots)

@@ -108,6 +108,11 @@ class Engine:
                 f"deadline must be seconds, 0 or more. Received: deadline={deadline!r}"
             )
         (row,) = read_rows(self._model, prompts, num_return_sequences=1, **settings)
+        if row.attention_sinks is not None:
+            raise ValueError(
+                "attention_sinks must be None in an engine, whose requests end with the context: use "
+                f"generate or stream. Received: attention_sinks={row.attention_sinks}"
+            )
         strings = read_stop(stop, prompts.are_strings)
         asked = Asked(
             row=row,

@@ -35,6 +35,9 @@ class Decoder(Protocol):
     ) -> tuple[Any, list[KeyValues]]:
         """Read more tokens; see `GPT.step`."""
 
+    def drop_tokens(self, past: Sequence[KeyValues], first: Any, counts: Any) -> list[KeyValues]:
+        """Take tokens out of a past; see `GPT.drop_tokens`."""
+
     def next_logits(self, states: Any) -> Any:
         """Turn states into logits; see `GPT.next_logits`."""
 

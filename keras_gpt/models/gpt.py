@@ -17,6 +17,7 @@ from keras_gpt.layers import (
     TokenEmbedding,
     attention_mask,
     branch_mask,
+    drop_turned,
     make_norm,
     rotary_tables,
     token_positions,
@@ -326,6 +327,10 @@ class GPT(TextMethods, Formats, NextTokenModel):
             )
             kept.append(layer_recent)
         return states, kept
+
+    def drop_tokens(self, past: Sequence[KeyValues], first: Any, counts: Any) -> list[KeyValues]:
+        """Take `counts` tokens of each row out of `past` from place `first` on; see `drop_turned`."""
+        return drop_turned(past, first, counts, self.config)
 
     def next_logits(self, states: Any) -> Any:
         """Turn states that `prefill` or `step` gave, (batch, embedding_dim), into float32 logits."""

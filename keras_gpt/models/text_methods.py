@@ -46,6 +46,7 @@ class TextMethods:
         length_penalty: float = 1.0,
         early_stopping: bool | str = False,
         penalty_alpha: float | None = None,
+        attention_sinks: int | None = None,
     ) -> Any:
         """Continue prompts, token by token.
 
@@ -56,7 +57,8 @@ class TextMethods:
         Args:
             prompt: a string or a list of ids, or a list (or an array) of either. Strings need a
                 tokenizer.
-            max_length: the most tokens of an answer, its prompt included; by default the context.
+            max_length: the most tokens of an answer, its prompt included; by default the context,
+                beyond which only `attention_sinks` lead.
             max_new_tokens: the most new tokens; instead of `max_length`.
             temperature: divides the logits; 0 always takes the most probable token.
             top_k: only the k most probable tokens are drawn from; None is all.
@@ -115,6 +117,12 @@ class TextMethods:
                 with the largest (1 - penalty_alpha) * P - penalty_alpha * (the cosine between its
                 state and the most similar one of all earlier tokens). About 0.6 with a `top_k` of 4
                 is usual. Nothing is drawn.
+            attention_sinks: lets an answer go on beyond the context, as far as `max_new_tokens` or
+                `max_length` says: so many of the first tokens stay (4 are usual), and the newest
+                ones; whenever the context is full, an eighth of those between is forgotten, the
+                oldest first. Positions count what is left. For models of rotary positions without
+                windows; not together with beams, contrastive search, guessed tokens, a constraint
+                or `no_repeat_ngram_size`.
 
         Returns:
             Prompt and continuation: a string for a string, ids for ids, a list for a list. With
@@ -130,7 +138,7 @@ class TextMethods:
         Sources: top-k, arXiv:1805.04833; top-p, arXiv:1904.09751; min-p, arXiv:2407.01082; typical,
         arXiv:2202.00666; repetition penalty, arXiv:1909.05858; n-grams, arXiv:1705.04304;
         speculative decoding, arXiv:2211.17192; beams, transformers' `generate` (5.23); contrastive
-        search, arXiv:2202.06417.
+        search, arXiv:2202.06417; attention sinks, arXiv:2309.17453.
         """
         return generation.generate(
             cast(Decoder, self),
@@ -166,6 +174,7 @@ class TextMethods:
             length_penalty=length_penalty,
             early_stopping=early_stopping,
             penalty_alpha=penalty_alpha,
+            attention_sinks=attention_sinks,
         )
 
     def stream(self, prompt: Any, **settings: Any) -> Iterator[Any]:
