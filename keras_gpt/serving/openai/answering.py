@@ -104,7 +104,7 @@ async def _events(
             yield _event({**form.chunk(), "usage": record.usage().to_dict()})
         yield b"data: [DONE]\n\n"
     except ApiError as error:  # the status has been sent; clients look for this
-        record.error_code = error.code
+        record.error = error
         yield _event(error.body())
 
 

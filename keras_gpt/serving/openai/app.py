@@ -121,7 +121,7 @@ def create_app(
 
     @app.exception_handler(ApiError)
     async def refused(request: Request, error: ApiError) -> Response:
-        _record(request).error_code = error.code
+        _record(request).error = error
         return error.response()
 
     @app.exception_handler(HTTPException)

@@ -56,12 +56,17 @@ class Gate:
         except ClientDisconnect:
             status = _CLIENT_GONE
         except Exception:  # the server must outlive whatever one request meets
-            self._log.write("error", request_id=record.id, traceback=traceback.format_exc())
+            self._log_error(record, traceback.format_exc())
             if status is None:
                 error = ApiError(500, "the server made a mistake; its log says which")
                 await error.response()(scope, receive, watched)
         finally:
             record.end()
             self._service.in_flight -= 1
+            if record.error is not None and record.error.status == 500:
+                self._log_error(record, "".join(traceback.format_exception(record.error)))
             if not scope["path"].startswith(_HEALTH):
                 self._log.write("request", **record.fields(status or _CLIENT_GONE))
+
+    def _log_error(self, record: Record, text: str) -> None:
+        self._log.write("error", request_id=record.id, traceback=text)

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, TextIO
 
 from keras_gpt.serving.openai.choices import Choice
+from keras_gpt.serving.openai.errors import ApiError
 from keras_gpt.serving.openai.forms import Usage
 
 _LONGEST_PATH = 200
@@ -25,7 +26,7 @@ class Record:
         id: is in the response's headers and in the log.
         client: who asks: a key's name, or an address.
         headers: what the response is to have besides its own.
-        error_code: of what went wrong in a stream.
+        error: what went wrong.
         prompt: what was asked, for logs that are to have it.
     """
 
@@ -33,7 +34,7 @@ class Record:
         self.id = f"req_{uuid.uuid4().hex}"
         self.client = address
         self.headers: dict[str, str] = {}
-        self.error_code: str | None = None
+        self.error: ApiError | None = None
         self.prompt: Any = None
         self._method, self._path = method, path[:_LONGEST_PATH]
         self._start = time.monotonic()
@@ -84,8 +85,8 @@ class Record:
             fields["stream"] = self._is_stream
             fields["finish_reasons"] = [each.finish_reason for each in self._choices]
             fields["seconds_to_first_token"] = self._first and round(self._first, 4)
-        if self.error_code is not None:
-            fields["error_code"] = self.error_code
+        if self.error is not None:
+            fields["error_code"] = self.error.code
         if self.prompt is not None:
             fields["prompt"] = self.prompt
         return fields
