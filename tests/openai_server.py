@@ -14,6 +14,7 @@ import uvicorn
 
 from keras_gpt import GPT
 from keras_gpt.serving.openai import create_app
+from keras_gpt.serving.openai.server import DrainingServer
 from keras_gpt.serving.openai.service import Service
 
 NAME = "tiny"
@@ -29,6 +30,7 @@ class Running(NamedTuple):
     address: str
     service: Service
     log: io.StringIO
+    server: DrainingServer
 
     def client(self, **options: Any) -> openai.OpenAI:
         settings = {"api_key": "none", "max_retries": 0, "timeout": 60, **options}
@@ -39,18 +41,21 @@ class Running(NamedTuple):
 
 
 @contextlib.contextmanager
-def running(gpt: GPT, **options: Any) -> Iterator[Running]:
+def running(
+    gpt: GPT, is_ready: bool = True, drain_seconds: float = 30, **options: Any
+) -> Iterator[Running]:
     log = io.StringIO()
     app = create_app(gpt, NAME, log=log, **options)
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+        config = uvicorn.Config(app, log_level="warning")
+        server = DrainingServer(config, app.state.service, drain_seconds)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:
-            started = Running(
-                f"http://127.0.0.1:{listener.getsockname()[1]}", app.state.service, log
-            )
-            wait_until(lambda: app.state.service.is_ready, 60)
+            address = f"http://127.0.0.1:{listener.getsockname()[1]}"
+            started = Running(address, app.state.service, log, server)
+            if is_ready:
+                wait_until(lambda: app.state.service.is_ready, 60)
             yield started
         finally:
             server.should_exit = True

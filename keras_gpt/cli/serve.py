@@ -45,6 +45,13 @@ def serve(
         float | None,
         typer.Option(help="With --model: seconds after which an answer ends with what there is."),
     ] = None,
+    api_keys: Annotated[
+        Path | None,
+        typer.Option(
+            help='With --model: JSON lines {"key": ..., "name": ...} of those who may use it, with '
+            '"requests_per_minute" and "tokens_per_minute" where there are limits.'
+        ),
+    ] = None,
     drain_seconds: Annotated[
         float, typer.Option(help="With --model: how long to wait for answers after SIGTERM.")
     ] = 30.0,
@@ -75,6 +82,7 @@ def serve(
             host,
             8000 if port is None else port,
             limits=limits,
+            api_keys=api_keys,
             drain_seconds=drain_seconds,
             log_prompts=log_prompts,
         )

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from typing import Any, TextIO, TypeVar
 
 try:
-    from fastapi import FastAPI, Request, Response
+    from fastapi import APIRouter, Depends, FastAPI, Request, Response
     from starlette.concurrency import run_in_threadpool
     from starlette.exceptions import HTTPException
 except ImportError as error:
@@ -23,6 +23,7 @@ from keras_gpt.serving.openai.chat import ChatForm, chat_job
 from keras_gpt.serving.openai.completions import CompletionForm, completion_job
 from keras_gpt.serving.openai.errors import ApiError, json_response
 from keras_gpt.serving.openai.gate import Gate
+from keras_gpt.serving.openai.keys import Keys
 from keras_gpt.serving.openai.records import Log, Record
 from keras_gpt.serving.openai.schemas import ChatRequest, CompletionRequest, Part, read_as
 from keras_gpt.serving.openai.service import Limits, Service
@@ -35,6 +36,7 @@ def create_app(
     name: str,
     *,
     limits: Limits | None = None,
+    keys: Keys | None = None,
     log: TextIO | None = None,
     log_prompts: bool = False,
 ) -> FastAPI:
@@ -46,6 +48,7 @@ def create_app(
         gpt: a `GPT` with a tokenizer. Its weights must not change any more.
         name: what clients call it.
         limits: how much it takes on; None is the usual.
+        keys: who may use it; None lets everybody who reaches the address.
         log: takes one line of JSON for each request; None drops them.
         log_prompts: whether those lines have what clients asked.
 
@@ -72,6 +75,15 @@ def create_app(
     app.state.service = service
     app.add_middleware(Gate, service=service, log=lines)
 
+    async def authenticate(request: Request) -> None:
+        if keys is not None:
+            record = _record(request)
+            key = keys.find(request.headers.get("authorization"))
+            record.key, record.client = key, key.name
+            key.take_request()
+
+    router = APIRouter(prefix="/v1", dependencies=[Depends(authenticate)])
+
     async def read(request: Request, kind: type[Body]) -> Body:
         body = await read_body(request, service.limits.max_request_bytes)
         if body is None:
@@ -87,16 +99,16 @@ def create_app(
     async def ready() -> Response:
         return json_response({"ready": service.is_ready}, 200 if service.is_ready else 503)
 
-    @app.get("/v1/models")
+    @router.get("/models")
     async def models() -> Response:
         return json_response({"object": "list", "data": [_model(service)]})
 
-    @app.get("/v1/models/{model:path}")
+    @router.get("/models/{model:path}")
     async def model(model: str) -> Response:
         service.check_model(model)
         return json_response(_model(service))
 
-    @app.post("/v1/completions", openapi_extra=_body_of(CompletionRequest))
+    @router.post("/completions", openapi_extra=_body_of(CompletionRequest))
     async def completions(request: Request) -> Response:
         service.check_ready()
         body = await read(request, CompletionRequest)
@@ -108,7 +120,7 @@ def create_app(
         form = CompletionForm(service, body, job)
         return await respond(request, record, service, body, job, form)
 
-    @app.post("/v1/chat/completions", openapi_extra=_body_of(ChatRequest))
+    @router.post("/chat/completions", openapi_extra=_body_of(ChatRequest))
     async def chat(request: Request) -> Response:
         service.check_ready()
         body = await read(request, ChatRequest)
@@ -118,6 +130,8 @@ def create_app(
             record.prompt = [message.model_dump() for message in body.messages]
         job = await run_in_threadpool(chat_job, service, body)
         return await respond(request, record, service, body, job, ChatForm(service, body))
+
+    app.include_router(router)
 
     @app.exception_handler(ApiError)
     async def refused(request: Request, error: ApiError) -> Response:

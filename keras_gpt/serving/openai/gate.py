@@ -43,7 +43,7 @@ class Gate:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                more = {"x-request-id": record.id, **record.headers}
+                more = record.headers()
                 if self._service.is_draining:
                     more["connection"] = "close"
                 pairs = [(name.encode(), value.encode()) for name, value in more.items()]

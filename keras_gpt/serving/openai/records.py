@@ -10,6 +10,7 @@ from typing import Any, TextIO
 from keras_gpt.serving.openai.choices import Choice
 from keras_gpt.serving.openai.errors import ApiError
 from keras_gpt.serving.openai.forms import Usage
+from keras_gpt.serving.openai.keys import Key
 
 _LONGEST_PATH = 200
 
@@ -25,7 +26,7 @@ class Record:
     Attributes:
         id: is in the response's headers and in the log.
         client: who asks: a key's name, or an address.
-        headers: what the response is to have besides its own.
+        key: whose, where keys are needed.
         error: what went wrong.
         prompt: what was asked, for logs that are to have it.
     """
@@ -33,7 +34,7 @@ class Record:
     def __init__(self, method: str, path: str, address: str) -> None:
         self.id = f"req_{uuid.uuid4().hex}"
         self.client = address
-        self.headers: dict[str, str] = {}
+        self.key: Key | None = None
         self.error: ApiError | None = None
         self.prompt: Any = None
         self._method, self._path = method, path[:_LONGEST_PATH]
@@ -47,7 +48,13 @@ class Record:
     def begin(
         self, num_prompt_tokens: int, choices: Sequence[Choice] = (), is_stream: bool = False
     ) -> None:
-        """Take what is asked for, and the answers that will grow."""
+        """Take what is asked for, and the answers that will grow.
+
+        Raises:
+            ApiError: the key may not use so many tokens now.
+        """
+        if self.key is not None:
+            self.key.take_prompt(num_prompt_tokens)
         self._num_prompt_tokens = num_prompt_tokens
         self._choices = choices
         self._is_stream = is_stream
@@ -58,8 +65,14 @@ class Record:
 
     def end(self) -> None:
         """Do it."""
+        if self.key is not None:
+            self.key.take_answer(self.usage().completion_tokens)
         for work in self._at_end:
             work()
+
+    def headers(self) -> dict[str, str]:
+        """Give what the response's headers have besides its own."""
+        return {"x-request-id": self.id, **({} if self.key is None else self.key.headers())}
 
     def saw_token(self) -> None:
         """Note when the first token comes."""

@@ -1,5 +1,6 @@
 """Runs the application on a port of this machine, and ends it without losing an answer."""
 
+import os
 import sys
 import time
 from types import FrameType
@@ -7,6 +8,7 @@ from typing import Any
 
 try:
     import uvicorn
+    from starlette.concurrency import run_in_threadpool
 except ImportError as error:
     raise ImportError(
         "serving needs fastapi and uvicorn: pip install 'keras-gpt[serve]'"
@@ -14,6 +16,7 @@ except ImportError as error:
 
 from keras_gpt.serving.addresses import address_of, listen
 from keras_gpt.serving.openai.app import create_app
+from keras_gpt.serving.openai.keys import Keys
 from keras_gpt.serving.openai.service import Limits, Service
 
 _LAST_SECONDS = 2  # for connections that are still open after the last answer
@@ -26,6 +29,7 @@ def serve(
     port: int = 8000,
     *,
     limits: Limits | None = None,
+    api_keys: str | os.PathLike[str] | None = None,
     drain_seconds: float = 30.0,
     log_prompts: bool = False,
 ) -> None:
@@ -40,11 +44,13 @@ def serve(
         host: the address to listen on. The default is reachable from this machine only.
         port: the port; 0 takes a free one.
         limits: how much it takes on; None is the usual.
+        api_keys: a file of those who may use it, see `Keys.from_file`; None lets everybody.
         drain_seconds: how long it waits for answers after the signal.
         log_prompts: whether the log has what clients asked.
 
     Raises:
         ImportError: FastAPI or uvicorn is missing.
+        FileNotFoundError: there is no file of keys.
         OSError: the port is in use, or the address is not one of this machine.
         ValueError: an argument is out of range, or the model has no tokenizer.
 
@@ -52,7 +58,10 @@ def serve(
         >>> serve(lambda: GPT.from_preset("my-gpt/"), "my-gpt")
     """
     with listen(host, port) as listener:
-        app = create_app(load(), name, limits=limits, log=sys.stderr, log_prompts=log_prompts)
+        keys = None if api_keys is None else Keys.from_file(api_keys)
+        app = create_app(
+            load(), name, limits=limits, keys=keys, log=sys.stderr, log_prompts=log_prompts
+        )
         service: Service = app.state.service
         address = address_of(listener, host)
         print(
@@ -94,6 +103,10 @@ class DrainingServer(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         """Say, ten times a second, whether the end has come."""
-        if self._end is not None and (self._service.in_flight == 0 or time.monotonic() > self._end):
-            self.should_exit = True
+        if self._end is not None:
+            is_late = time.monotonic() > self._end
+            if is_late:  # what has not ended is answered with status 503
+                await run_in_threadpool(self._service.close)
+            if is_late or self._service.in_flight == 0:
+                self.should_exit = True
         return bool(await super().on_tick(counter))
