@@ -18,14 +18,21 @@ except ImportError as error:
     ) from error
 
 from keras_gpt.serving.bodies import read_body
-from keras_gpt.serving.openai.answering import respond
+from keras_gpt.serving.openai.answering import respond, while_connected
 from keras_gpt.serving.openai.chat import ChatForm, chat_job
 from keras_gpt.serving.openai.completions import CompletionForm, completion_job
+from keras_gpt.serving.openai.embeddings import embed, embedding_inputs, embedding_response
 from keras_gpt.serving.openai.errors import ApiError, json_response
 from keras_gpt.serving.openai.gate import Gate
 from keras_gpt.serving.openai.keys import Keys
 from keras_gpt.serving.openai.records import Log, Record
-from keras_gpt.serving.openai.schemas import ChatRequest, CompletionRequest, Part, read_as
+from keras_gpt.serving.openai.schemas import (
+    ChatRequest,
+    CompletionRequest,
+    EmbeddingRequest,
+    Part,
+    read_as,
+)
 from keras_gpt.serving.openai.service import Limits, Service
 
 Body = TypeVar("Body", bound=Part)
@@ -130,6 +137,20 @@ def create_app(
             record.prompt = [message.model_dump() for message in body.messages]
         job = await run_in_threadpool(chat_job, service, body)
         return await respond(request, record, service, body, job, ChatForm(service, body))
+
+    @router.post("/embeddings", openapi_extra=_body_of(EmbeddingRequest))
+    async def embeddings(request: Request) -> Response:
+        service.check_ready()
+        body = await read(request, EmbeddingRequest)
+        service.check_model(body.model)
+        record = _record(request)
+        if lines.with_prompts:
+            record.prompt = body.input
+        inputs = await run_in_threadpool(embedding_inputs, service, body)
+        num_tokens = sum(map(len, inputs))
+        record.begin(num_tokens)
+        vectors = await while_connected(request, embed(service, inputs))
+        return json_response(embedding_response(service, body, vectors, num_tokens))
 
     app.include_router(router)
 

@@ -19,7 +19,7 @@ def completion_job(service: Service, body: CompletionRequest) -> Job:
         ApiError: there is no prompt, or one is empty where the model cannot begin from nothing.
     """
     return Job(
-        prompts=[_prompt_ids(service, each) for each in _prompts(body)],
+        prompts=[prompt_ids(service, each, "prompt") for each in prompts_of(body.prompt, "prompt")],
         param="prompt",
         max_new_tokens=body.max_tokens,
         usual=_USUAL_NEW_TOKENS,
@@ -28,31 +28,41 @@ def completion_job(service: Service, body: CompletionRequest) -> Job:
     )
 
 
-def _prompts(body: CompletionRequest) -> list[Any]:
-    prompt: Any = body.prompt
+def prompts_of(prompt: Any, param: str) -> list[Any]:
+    """Give one prompt, or several, as a list.
+
+    Raises:
+        ApiError: there is none.
+    """
     if isinstance(prompt, str) or (prompt and isinstance(prompt[0], int)):
         return [prompt]
     if not prompt:
-        raise _bad("prompt must hold at least one prompt")
+        raise _bad(param, "must not be an empty list")
     return list(prompt)
 
 
-def _prompt_ids(service: Service, prompt: str | list[int]) -> list[int]:
+def prompt_ids(service: Service, prompt: str | list[int], param: str) -> list[int]:
+    """Give the ids of a prompt.
+
+    Raises:
+        ApiError: it has ids that are none of the tokenizer's, or is empty where the model cannot
+            begin from nothing.
+    """
     tokenizer = service.gpt.tokenizer
     ids: list[int] = tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
     known = tokenizer.vocab_size
     if wrong := [token for token in ids if not 0 <= token < known]:
-        raise _bad(f"prompt must hold ids from 0 to {known - 1}. Received: {wrong[0]}")
+        raise _bad(param, f"must hold ids from 0 to {known - 1}. Received: {wrong[0]}")
     if ids:
         return ids
     # Nothing is the beginning of a document, which an end of text stands before in training.
     if tokenizer.end_of_text_id is None:
-        raise _bad("prompt must not be empty: this model has no end of text to begin from")
+        raise _bad(param, "must not be empty: this model has no end of text to begin from")
     return [tokenizer.end_of_text_id]
 
 
-def _bad(message: str) -> ApiError:
-    return ApiError(400, message, param="prompt", code="invalid_value")
+def _bad(param: str, reason: str) -> ApiError:
+    return ApiError(400, f"{param} {reason}", param=param, code="invalid_value")
 
 
 class CompletionForm(Form):
@@ -74,7 +84,7 @@ class CompletionForm(Form):
         if body.echo:
             prompts = [
                 each if isinstance(each, str) else self._tokenizer.decode(each)
-                for each in _prompts(body)
+                for each in prompts_of(body.prompt, "prompt")
             ]
             self._before = [prompt for prompt in prompts for _ in range(job.n)]
 

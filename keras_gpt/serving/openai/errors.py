@@ -75,6 +75,16 @@ def unavailable(message: str, code: str) -> ApiError:
     return ApiError(503, message, code=code, headers={"retry-after": "1"})
 
 
+def queue_full() -> ApiError:
+    """Give the error of a server that too many requests wait for."""
+    return ApiError(
+        429,
+        "too many requests wait: try again later",
+        code="queue_full",
+        headers={"retry-after": "1"},
+    )
+
+
 def of_argument(error: Exception) -> ApiError:
     """Give the error of an argument that the engine refuses; its messages begin with the name."""
     name = str(error).partition(" ")[0].partition("[")[0]

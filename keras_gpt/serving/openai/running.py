@@ -10,7 +10,7 @@ from starlette.concurrency import run_in_threadpool
 
 from keras_gpt.generation import Answer, QueueFullError, Request
 from keras_gpt.generation.decode import Chosen
-from keras_gpt.serving.openai.errors import ApiError, of_argument, unavailable
+from keras_gpt.serving.openai.errors import ApiError, of_argument, queue_full, unavailable
 from keras_gpt.serving.openai.service import Service
 
 
@@ -88,12 +88,7 @@ class Running:
         except BaseException as error:
             self.cancel()
             if isinstance(error, QueueFullError):
-                raise ApiError(
-                    429,
-                    "too many requests wait: try again later",
-                    code="queue_full",
-                    headers={"retry-after": "1"},
-                ) from error
+                raise queue_full() from error
             if isinstance(error, ValueError | TypeError | ImportError):
                 raise of_argument(error) from error
             if isinstance(error, RuntimeError):

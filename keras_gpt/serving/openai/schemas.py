@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from keras_gpt.serving.openai.errors import of_validation
 
 MOST_CHOICES = 128
+MOST_INPUTS = 2048
 MOST_PROMPT_LOGPROBS = 5
 
 # What OpenAI's API has and this one does not: refused by name, and not as a mistake in writing.
@@ -202,6 +203,20 @@ class ChatRequest(Sampling):
         if None not in (self.max_tokens, self.max_completion_tokens):
             raise ValueError("give max_completion_tokens or max_tokens, not both")
         return self
+
+
+class EmbeddingRequest(Part):
+    """The body of POST /v1/embeddings."""
+
+    model: str
+    input: (
+        Annotated[str, Field(min_length=1)]
+        | Annotated[list[str], Field(max_length=MOST_INPUTS)]
+        | list[int]
+        | Annotated[list[list[int]], Field(max_length=MOST_INPUTS)]
+    )
+    encoding_format: Literal["float", "base64"] = "float"
+    user: str | None = None  # without effect
 
 
 Body = TypeVar("Body", bound=Part)

@@ -1,5 +1,6 @@
 """Runs the application on a port of this machine, and ends it without losing an answer."""
 
+import logging
 import os
 import sys
 import time
@@ -57,6 +58,8 @@ def serve(
     Example:
         >>> serve(lambda: GPT.from_preset("my-gpt/"), "my-gpt")
     """
+    # Compiling for many shapes is meant here; TensorFlow warns of it between the lines of the log.
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
     with listen(host, port) as listener:
         keys = None if api_keys is None else Keys.from_file(api_keys)
         app = create_app(

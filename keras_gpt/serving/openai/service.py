@@ -1,13 +1,16 @@
 """What all requests to the OpenAI-style API share: the model, its engine, and the limits."""
 
+import asyncio
+import contextlib
 import dataclasses
 import threading
 import time
+from collections.abc import AsyncIterator
 from typing import Any
 
 from keras_gpt.generation import Engine
 from keras_gpt.generation.sampling_options import check_int, is_number
-from keras_gpt.serving.openai.errors import ApiError, unavailable
+from keras_gpt.serving.openai.errors import ApiError, queue_full, unavailable
 
 _CHUNK = 128  # tokens of a prompt that are read between two steps of the others
 
@@ -73,6 +76,8 @@ class Service:
         self.in_flight = 0
         self.engine = Engine(gpt, limits.max_batch, limits.max_waiting, chunk=_CHUNK)
         self._warm = threading.Event()
+        self._embedding = asyncio.Lock()
+        self._num_embedding = 0  # those that wait included
         self._failure: Exception | None = None
 
     def warm_up(self) -> None:
@@ -120,6 +125,22 @@ class Service:
                 param="model",
                 code="model_not_found",
             )
+
+    @contextlib.asynccontextmanager
+    async def embedding_turn(self) -> AsyncIterator[None]:
+        """Wait until nothing else is embedded: one at a time has bounded memory.
+
+        Raises:
+            ApiError: too many requests wait.
+        """
+        if self._num_embedding > self.limits.max_waiting:
+            raise queue_full()
+        self._num_embedding += 1
+        try:
+            async with self._embedding:
+                yield
+        finally:
+            self._num_embedding -= 1
 
     def close(self) -> None:
         """End the engine."""
