@@ -34,10 +34,16 @@ def serve(
     max_length: Annotated[
         int | None,
         typer.Option(
-            help="With --model: the most tokens of prompt and answer; by default the context. "
-            "Less takes less memory and is compiled sooner."
+            help="With --model: the most tokens of prompt and answer; by default the context, at "
+            "most 2048. Less takes less memory and is compiled sooner."
         ),
     ] = None,
+    warmup: Annotated[
+        bool,
+        typer.Option(
+            help="With --model: compile everything before the first request; else some wait."
+        ),
+    ] = True,
     max_request_bytes: Annotated[
         int, typer.Option(help="With --model: a longer request gets status 413.")
     ] = 4 * 2**20,
@@ -73,6 +79,7 @@ def serve(
             max_batch=max_batch,
             max_waiting=max_waiting,
             max_length=max_length,
+            warmup=warmup,
             max_request_bytes=max_request_bytes,
             deadline=deadline,
         )

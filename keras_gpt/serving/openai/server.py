@@ -69,7 +69,8 @@ def serve(
         address = address_of(listener, host)
         print(
             f"Serving {name} at {address}/v1 (OpenAI's API); Ctrl-C ends it.\n"
-            f"It answers when {address}/health/ready does.",
+            f"Prompt and answer may have {service.max_length} tokens together. It answers when "
+            f"{address}/health/ready does.",
             flush=True,
         )
         config = uvicorn.Config(

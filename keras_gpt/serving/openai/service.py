@@ -12,6 +12,8 @@ from keras_gpt.generation import Engine
 from keras_gpt.generation.sampling_options import check_int, is_number
 from keras_gpt.serving.openai.errors import ApiError, queue_full, unavailable
 
+# A longer one takes much memory and time to compile, so it has to be asked for.
+_USUAL_LENGTH = 2048
 _CHUNK = 128  # tokens of a prompt that are read between two steps of the others
 
 
@@ -22,8 +24,11 @@ class Limits:
     Args:
         max_batch: how many answers are written at a time.
         max_waiting: how many wait; more get status 429.
-        max_length: the most tokens of a prompt and its answer; None is the model's context.
+        max_length: the most tokens of a prompt and its answer; None is the model's context, and
+            at most 2048.
         max_request_bytes: a longer body gets status 413.
+        warmup: whether to compile everything before the first request; else requests wait where
+            they are the first of their size.
         deadline: seconds after which an answer ends with what there is; None is never.
 
     Raises:
@@ -33,6 +38,7 @@ class Limits:
     max_batch: int = 8
     max_waiting: int = 256
     max_length: int | None = None
+    warmup: bool = True
     max_request_bytes: int = 4 * 2**20
     deadline: float | None = None
 
@@ -66,7 +72,8 @@ class Service:
         if gpt.tokenizer is None:
             raise ValueError("gpt must have a tokenizer to serve text. Received: tokenizer=None")
         context = gpt.config.context_length
-        self.max_length = context if limits.max_length is None else limits.max_length
+        usual = min(context, _USUAL_LENGTH)
+        self.max_length = usual if limits.max_length is None else limits.max_length
         check_int("max_length", self.max_length, 2, context)
         self.gpt = gpt
         self.name = name
@@ -81,9 +88,10 @@ class Service:
         self._failure: Exception | None = None
 
     def warm_up(self) -> None:
-        """Compile what requests need; before its end no request is taken."""
+        """Compile what requests need, if that is wanted; before its end no request is taken."""
         try:
-            self.gpt.warmup(self.limits.max_batch, self.max_length, _CHUNK)
+            if self.limits.warmup:
+                self.gpt.warmup(self.limits.max_batch, self.max_length, _CHUNK)
         except Exception as error:  # whatever it was, the server must say so
             self._failure = error
             raise
