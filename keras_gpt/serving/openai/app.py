@@ -21,6 +21,7 @@ from keras_gpt.serving.bodies import read_body
 from keras_gpt.serving.openai.answering import respond, while_connected
 from keras_gpt.serving.openai.chat import ChatForm, chat_job
 from keras_gpt.serving.openai.completions import CompletionForm, completion_job
+from keras_gpt.serving.openai.document import describe
 from keras_gpt.serving.openai.embeddings import embed, embedding_inputs, embedding_response
 from keras_gpt.serving.openai.errors import ApiError, json_response
 from keras_gpt.serving.openai.gate import Gate
@@ -78,7 +79,13 @@ def create_app(
         yield
         await run_in_threadpool(service.close)
 
-    app = FastAPI(title="keras_gpt, OpenAI's API", docs_url=None, redoc_url=None, lifespan=lifespan)
+    app = FastAPI(
+        title="keras_gpt, OpenAI's API",
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        lifespan=lifespan,
+    )
     app.state.service = service
     app.add_middleware(Gate, service=service, log=lines)
 
@@ -115,7 +122,7 @@ def create_app(
         service.check_model(model)
         return json_response(_model(service))
 
-    @router.post("/completions", openapi_extra=_body_of(CompletionRequest))
+    @router.post("/completions")
     async def completions(request: Request) -> Response:
         service.check_ready()
         body = await read(request, CompletionRequest)
@@ -127,7 +134,7 @@ def create_app(
         form = CompletionForm(service, body, job)
         return await respond(request, record, service, body, job, form)
 
-    @router.post("/chat/completions", openapi_extra=_body_of(ChatRequest))
+    @router.post("/chat/completions")
     async def chat(request: Request) -> Response:
         service.check_ready()
         body = await read(request, ChatRequest)
@@ -138,7 +145,7 @@ def create_app(
         job = await run_in_threadpool(chat_job, service, body)
         return await respond(request, record, service, body, job, ChatForm(service, body))
 
-    @router.post("/embeddings", openapi_extra=_body_of(EmbeddingRequest))
+    @router.post("/embeddings")
     async def embeddings(request: Request) -> Response:
         service.check_ready()
         body = await read(request, EmbeddingRequest)
@@ -153,6 +160,10 @@ def create_app(
         return json_response(embedding_response(service, body, vectors, num_tokens))
 
     app.include_router(router)
+
+    @app.get("/openapi.json", include_in_schema=False)
+    async def document() -> Response:
+        return json_response(describe(app))
 
     @app.exception_handler(ApiError)
     async def refused(request: Request, error: ApiError) -> Response:
@@ -191,9 +202,3 @@ def _model(service: Service) -> dict[str, Any]:
         "created": service.created,
         "owned_by": "keras_gpt",
     }
-
-
-def _body_of(kind: type[Part]) -> dict[str, Any]:
-    """Describe the body that a route reads itself."""
-    schema = kind.model_json_schema()
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
