@@ -31,12 +31,12 @@ from keras_gpt.serving.openai.schemas import (
     ChatRequest,
     CompletionRequest,
     EmbeddingRequest,
-    Part,
+    ModelRequest,
     read_as,
 )
 from keras_gpt.serving.openai.service import Limits, Service
 
-Body = TypeVar("Body", bound=Part)
+Body = TypeVar("Body", bound=ModelRequest)
 
 
 def create_app(
@@ -99,11 +99,14 @@ def create_app(
     router = APIRouter(prefix="/v1", dependencies=[Depends(authenticate)])
 
     async def read(request: Request, kind: type[Body]) -> Body:
-        body = await read_body(request, service.limits.max_request_bytes)
-        if body is None:
+        service.check_ready()
+        sent = await read_body(request, service.limits.max_request_bytes)
+        if sent is None:
             most = service.limits.max_request_bytes
             raise ApiError(413, f"a request may have {most} bytes", code="request_too_large")
-        return await run_in_threadpool(read_as, kind, body)
+        body = await run_in_threadpool(read_as, kind, sent)
+        service.check_model(body.model)
+        return body
 
     @app.get("/health/live")
     async def live() -> Response:
@@ -124,9 +127,7 @@ def create_app(
 
     @router.post("/completions")
     async def completions(request: Request) -> Response:
-        service.check_ready()
         body = await read(request, CompletionRequest)
-        service.check_model(body.model)
         record = _record(request)
         if lines.with_prompts:
             record.prompt = body.prompt
@@ -136,9 +137,7 @@ def create_app(
 
     @router.post("/chat/completions")
     async def chat(request: Request) -> Response:
-        service.check_ready()
         body = await read(request, ChatRequest)
-        service.check_model(body.model)
         record = _record(request)
         if lines.with_prompts:
             record.prompt = [message.model_dump() for message in body.messages]
@@ -147,9 +146,7 @@ def create_app(
 
     @router.post("/embeddings")
     async def embeddings(request: Request) -> Response:
-        service.check_ready()
         body = await read(request, EmbeddingRequest)
-        service.check_model(body.model)
         record = _record(request)
         if lines.with_prompts:
             record.prompt = body.input

@@ -65,10 +65,16 @@ class StreamOptions(Part):
     include_obfuscation: bool = False  # without effect
 
 
-class Sampling(Part):
-    """What both kinds of completions take."""
+class ModelRequest(Part):
+    """What asks a model."""
 
     model: str
+    user: str | None = None  # without effect
+
+
+class Sampling(ModelRequest):
+    """What both kinds of completions take."""
+
     n: Annotated[int, Field(ge=1, le=MOST_CHOICES)] = 1
     stop: Stop | Annotated[list[Stop], Field(max_length=4)] | None = None
     seed: int | None = None
@@ -83,7 +89,6 @@ class Sampling(Part):
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
-    user: str | None = None  # without effect
 
     @model_validator(mode="after")
     def _stream_options_belong_to_streams(self) -> "Sampling":
@@ -205,10 +210,9 @@ class ChatRequest(Sampling):
         return self
 
 
-class EmbeddingRequest(Part):
+class EmbeddingRequest(ModelRequest):
     """The body of POST /v1/embeddings."""
 
-    model: str
     input: (
         Annotated[str, Field(min_length=1)]
         | Annotated[list[str], Field(max_length=MOST_INPUTS)]
@@ -216,10 +220,9 @@ class EmbeddingRequest(Part):
         | Annotated[list[list[int]], Field(max_length=MOST_INPUTS)]
     )
     encoding_format: Literal["float", "base64"] = "float"
-    user: str | None = None  # without effect
 
 
-Body = TypeVar("Body", bound=Part)
+Body = TypeVar("Body", bound=ModelRequest)
 
 
 def read_as(kind: type[Body], body: bytes) -> Body:

@@ -169,8 +169,9 @@ def test_an_answer_is_an_object(client):
     assert plain.usage.completion_tokens == 1
 
 
-def test_a_schema_that_cannot_be_followed(client):
-    form = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "cat"}}}
+@pytest.mark.parametrize("schema", [{"type": "cat"}, {"$ref": "file:///etc/hostname"}])
+def test_a_schema_that_cannot_be_followed(client, schema):
+    form = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
     with pytest.raises(openai.BadRequestError, match="schema") as caught:
         client.chat.completions.create(model="tiny", messages=MESSAGES, response_format=form)
     assert caught.value.param == "response_format"
