@@ -3,13 +3,15 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
+import numpy as np
+
 from keras_gpt import generation
 from keras_gpt.generation import Constraint
 from keras_gpt.generation.protocol import Decoder
 
 
 class TextMethods:
-    """`generate`, `stream` and `score`, for a class that is a `Decoder`."""
+    """`generate`, `stream`, `embed` and `score`, for a class that is a `Decoder`."""
 
     def generate(
         self,
@@ -216,6 +218,28 @@ class TextMethods:
             >>> gpt.warmup(batch_size=4, max_length=256)
         """
         generation.warmup(cast(Decoder, self), batch_size, max_length, chunk)
+
+    def embed(self, texts: Any, pooling: str = "mean", normalize: bool = True) -> np.ndarray:
+        """Turn texts into vectors that are alike where the texts are.
+
+        Args:
+            texts: a string or a list of ids, or a list of either, each within the context.
+            pooling: "mean" of the last states of all tokens, or the "last" token's, which has seen
+                all others.
+            normalize: whether each vector has the length 1, so that a product of two is their
+                cosine.
+
+        Returns:
+            (texts, embedding_dim) float32, or (embedding_dim,) for one text.
+
+        Raises:
+            ValueError: a text is empty or longer than the context, or `pooling` is unknown.
+
+        Example:
+            >>> cat, kitten = gpt.embed(["a cat", "a kitten"])
+            >>> similarity = cat @ kitten
+        """
+        return generation.embed(cast(Decoder, self), texts, pooling, normalize)
 
     def score(self, targets: Any, given: Any = None, per_token: bool = False) -> Any:
         """Give log P(w1 ... wn) = sum of log P(wt | w1 ... w(t-1)), in nats.

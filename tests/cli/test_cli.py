@@ -319,7 +319,7 @@ def test_help_shows_the_defaults(verb: str) -> None:
     """Of every option that has one."""
     output = _run(verb, "--help")
     assert "Usage" in output
-    defaults = {"train": "1000", "demo": "2.0", "serve": "8501", "finetune": "32"}
+    defaults = {"train": "1000", "demo": "2.0", "serve": "127.0.0.1", "finetune": "32"}
     if verb in defaults:
         assert f"[default: {defaults[verb]}" in output
 
