@@ -12,6 +12,46 @@ class KeyValues(NamedTuple):
     values: Any
 
 
+def ring_positions(lengths: Any, size: Any) -> Any:
+    """Say which token of a row each place of a ring holds: token t is at place t modulo `size`.
+
+    A ring that no row is longer than holds each token at the place of its own number.
+
+    Args:
+        lengths: (batch,) int32, how many tokens of each row went in.
+        size: places of the ring; of a longer row it holds the last `size` tokens.
+
+    Returns:
+        (batch, size) int32, below 0 where a place is empty.
+    """
+    last = ops.expand_dims(lengths, 1) - 1
+    return last - ops.mod(last - ops.expand_dims(ops.arange(size, dtype="int32"), 0), size)
+
+
+def put_in_ring(old: KeyValues, new: KeyValues, lengths: Any, counts: Any) -> KeyValues:
+    """Put the tokens that follow into a ring, each over the one that lies there.
+
+    Args:
+        old: rings; see `ring_positions`.
+        new: what follows, from the first place on.
+        lengths: (batch,) int32, how many tokens of each row went in before.
+        counts: (batch,) int32, how many of the new places count.
+
+    Returns:
+        The new rings.
+    """
+    size = ops.shape(old.keys)[2]
+    wanted = ring_positions(lengths + counts, size) - ops.expand_dims(lengths, 1)
+    is_new = (wanted >= 0)[:, None, :, None]
+    index = ops.clip(wanted, 0, ops.shape(new.keys)[2] - 1)[:, None, :, None]
+
+    def put_in(old: Any, new: Any) -> Any:
+        taken = ops.take_along_axis(ops.cast(new, old.dtype), index, axis=2)
+        return ops.where(is_new, taken, old)
+
+    return KeyValues(put_in(old.keys, new.keys), put_in(old.values, new.values))
+
+
 def put(old: KeyValues, new: KeyValues, starts: Any) -> KeyValues:
     """Put new places into old ones, each row from its own start.
 

@@ -12,6 +12,7 @@ import numpy as np
 # What each method is made from beside the factor; `attention_factor` alone may stay open.
 _FIELDS: dict[str, tuple[str, ...]] = {
     "linear": (),
+    "dynamic": (),
     "yarn": ("original_context_length", "beta_fast", "beta_slow", "attention_factor"),
     "llama3": ("original_context_length", "low_freq_factor", "high_freq_factor"),
 }
@@ -23,11 +24,13 @@ class RotaryScaling:
     """How rotary frequencies are slowed, so that positions beyond the trained ones turn by known angles.
 
     "linear" divides every frequency by `factor`. "yarn" and "llama3" divide the slow ones, leave
-    the fast ones and blend those between. There is no "dynamic" (NTK): its base changes with the
-    number of tokens so far, so keys that are cached turned would have to be turned anew.
+    the fast ones and blend those between. "dynamic" (NTK) leaves all of them within the model's
+    context, which is the trained one, and slows them beyond it, where our models do not read: its
+    base changes with the number of tokens so far, so keys that are cached turned would not fit those
+    that follow. It is kept because the files of a checkpoint say it.
 
     Args:
-        method: "linear", "yarn" or "llama3".
+        method: "linear", "dynamic", "yarn" or "llama3".
         factor: how many times longer the context becomes, 1 or more.
         original_context_length: tokens that the model was trained on before ("yarn", "llama3").
         beta_fast: a frequency with more turns over the original context is left ("yarn"; 32).
@@ -45,7 +48,8 @@ class RotaryScaling:
         >>> RotaryScaling(method="linear", factor=4).frequencies(4, 10000.0)
         array([0.25  , 0.0025])
 
-    Sources: linear, arXiv:2306.15595; YaRN, arXiv:2309.00071, section 3; llama3, "The Llama 3 Herd
+    Sources: linear, arXiv:2306.15595; YaRN, arXiv:2309.00071, section 3; dynamic, its appendix B.2
+    ("dynamic scaling") with the base of its equation 11, as in transformers; llama3, "The Llama 3 Herd
     of Models", arXiv:2407.21783, and the code that Meta published with Llama 3.1.
     """
 
@@ -61,14 +65,8 @@ class RotaryScaling:
     def __post_init__(self) -> None:
         """Check every field."""
         if not isinstance(self.method, str) or self.method not in _FIELDS:
-            why = (
-                "; 'dynamic' changes the base with the length so far, which a cache of turned keys "
-                "cannot follow"
-                if self.method == "dynamic"
-                else ""
-            )
             raise ValueError(
-                f"method must be one of {tuple(_FIELDS)}{why}. Received: method={self.method!r:.80}"
+                f"method must be one of {tuple(_FIELDS)}. Received: method={self.method!r:.80}"
             )
         if self.method == "yarn":
             for name, value in _YARN_DEFAULTS.items():
@@ -156,6 +154,8 @@ class RotaryScaling:
             ValueError: YaRN's blend has no place on these frequencies.
         """
         plain = rotary_frequencies(head_dim, base)
+        if self.method == "dynamic":
+            return plain
         if self.method == "linear":
             return plain / self.factor
         kept = (

@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import json
 import os
 import re
 import signal
@@ -30,7 +31,8 @@ ENVIRONMENT = {
     "TF_CPP_MIN_LOG_LEVEL": "2",
     "COLUMNS": "200",
 }
-SERVE_AT = "http://127.0.0.1:8501"
+# Where the README's servers listen, and what each answers when it is ready.
+SERVERS = {8501: "/v1/models/my-gpt", 8000: "/health/ready"}
 
 
 @dataclass(frozen=True)
@@ -103,16 +105,22 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
+def address_of(port: int) -> str:
+    return f"http://127.0.0.1:{port}"
+
+
 @contextlib.contextmanager
-def serving(command: str, folder: Path) -> Iterator[str]:
-    """Run the README's server until the end of the context; give its address."""
-    address = SERVE_AT
-    if not port_is_free(8501):
+def serving(command: str, folder: Path) -> Iterator[tuple[str, str, Path]]:
+    """Run a server of the README until the end of the context.
+
+    Gives the address that the README names, the one that it has, and where it writes.
+    """
+    usual = port = 8000 if "--model" in command else 8501
+    if not port_is_free(usual):
         port = free_port()
-        address = f"http://127.0.0.1:{port}"
         command = f"{command.rstrip()} --port {port}\n"
     # `exec`: the signal goes to the server and not to a shell before it.
-    log_path = folder / "server.log"
+    log_path = folder / f"server-{usual}.log"
     with log_path.open("w+", encoding="utf-8") as log:
         server = subprocess.Popen(
             ["bash", "-ec", "exec " + command],
@@ -123,8 +131,8 @@ def serving(command: str, folder: Path) -> Iterator[str]:
             stderr=subprocess.STDOUT,
         )
         try:
-            wait_until_it_answers(server, f"{address}/v1/models/my-gpt", log_path)
-            yield address
+            wait_until_it_answers(server, address_of(port) + SERVERS[usual], log_path)
+            yield address_of(usual), address_of(port), log_path
             server.send_signal(signal.SIGINT)  # Ctrl-C
             assert server.wait(timeout=30) == 0, log_path.read_text(encoding="utf-8")
         finally:
@@ -168,16 +176,19 @@ def results(folder: Path) -> list[Result]:
     with ThreadPoolExecutor(1) as beside:
         python = beside.submit(run_python_blocks, folder)
         results = []
-        address = SERVE_AT
+        addresses: dict[str, str] = {}
         with contextlib.ExitStack() as servers:
             for block in BASH:
                 if block.code.startswith("keras-gpt serve"):
-                    results += python.result()
-                    address = servers.enter_context(serving(block.code, folder))
-                    log = (folder / "server.log").read_text(encoding="utf-8")
-                    results.append(Result(block, log))
+                    if not addresses:
+                        results += python.result()
+                    named, address, log = servers.enter_context(serving(block.code, folder))
+                    addresses[named] = address
+                    results.append(Result(block, log.read_text(encoding="utf-8")))
                     continue
-                code = block.code.replace(SERVE_AT, address)
+                code = block.code
+                for named, address in addresses.items():
+                    code = code.replace(named, address)
                 if code.startswith("keras-gpt demo"):
                     assert code.count("\n") == 1
                     code = code.rstrip() + " --minutes 0.05\n"
@@ -283,15 +294,29 @@ def assert_demo(output: str) -> None:
 
 
 def test_the_server_answers_curl(results: list[Result]) -> None:
-    served = result_of(results, "keras-gpt serve").output
+    served = result_of(results, "keras-gpt serve saved_models/").output
     for name in ("demo", "my-gpt", "my-classifier"):
         assert f"/v1/models/{name}" in served
-    answers = result_of(results, "curl").output
+    answers = result_of(results, f"curl -s {address_of(8501)}").output
     assert answers.count('"predictions"') == 2
     assert re.search(r'"text": ?"import os', answers)
     # The export answers as the model in Python did.
     assert re.search(rf'"label": ?"{label_of(results)}"', answers)
     assert '"error"' not in answers
+
+
+def test_the_server_answers_openai_s_client(results: list[Result]) -> None:
+    served = result_of(results, "keras-gpt serve --model").output
+    assert "Serving my-gpt at" in served
+    whole, *streamed, vectors = (
+        result_of(results, f"curl -s {address_of(8000)}").output.rstrip().splitlines()
+    )
+    answer, _, begun = whole.partition("}}")  # curl writes no end of line
+    completion = json.loads(answer + "}}")
+    assert completion["object"] == "text_completion"
+    assert completion["usage"]["completion_tokens"] == 10
+    assert begun + "".join(streamed)
+    assert vectors == "2 vectors of 64"
 
 
 def test_the_command_line_trains_generates_evaluates_and_exports(

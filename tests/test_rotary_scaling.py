@@ -116,9 +116,10 @@ def test_tables_are_multiplied_by_yarns_attention_factor() -> None:
     ("fields", "message"),
     [
         (
-            {"method": "dynamic", "factor": 2},
-            "'dynamic' changes the base.*cannot follow.*'dynamic'",
+            {"method": "longrope", "factor": 2},
+            "method must be one of .*Received: method='longrope'",
         ),
+        ({"method": "dynamic", "factor": 2, "beta_fast": 32}, "beta_fast must be None, since"),
         ({"method": ["x"], "factor": 2}, "method must be one of .*Received: method=['x']"),
         ({**LINEAR, "factor": 0.5}, "factor must be 1 or more. Received: factor=0.5"),
         ({**LINEAR, "factor": "4"}, "factor must be a finite number above 0. Received: factor='4'"),

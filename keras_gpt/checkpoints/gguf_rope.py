@@ -128,9 +128,14 @@ def require_rope(config: GPTConfig, what: str) -> None:
     """Check that a model's scaling can be read back from a file.
 
     Raises:
-        ValueError: it is a "llama3" with other bounds than Meta's, or without a pair that is slow
-            enough to be divided by the whole factor.
+        ValueError: it is "dynamic", which these files have not, or a "llama3" with other bounds than
+            Meta's or without a pair that is slow enough to be divided by the whole factor.
     """
+    if config.rotary_scaling is not None and config.rotary_scaling.method == "dynamic":
+        raise ValueError(
+            f"{what} has no method='dynamic' of rotary_scaling, so this model cannot be kept in that "
+            f"format. Received: rotary_scaling={config.rotary_scaling.to_dict()}"
+        )
     factors = llama3_factors(config)
     if factors is None:
         return

@@ -32,6 +32,12 @@ def chat(
         float | None, typer.Option(help="Draw from the tokens that make up this probability.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same answers.")] = None,
+    truncate: Annotated[
+        str | None,
+        typer.Option(
+            help="Of a message that is too long for the context, leave out the left, right or middle."
+        ),
+    ] = None,
     stats: Annotated[bool, typer.Option("--stats", help="Say how fast each answer came.")] = False,
 ) -> None:
     """Talk to a model; it answers as it thinks, and remembers what was said."""
@@ -45,6 +51,7 @@ def chat(
         top_k=top_k,
         top_p=top_p,
         seed=seed,
+        truncate=truncate,
     )
     saved: set[Path] = set()
     at_terminal = sys.stdin.isatty()
@@ -76,6 +83,8 @@ def _turn(talk: "Chat", line: str, stats: bool) -> None:
         with contextlib.closing(cast(Any, talk.send(line))) as pieces:
             if talk.num_forgotten > forgotten:
                 say(f"[the {talk.num_forgotten} oldest messages no longer fit the context]")
+            if talk.num_dropped_tokens:
+                say(f"[{talk.num_dropped_tokens} tokens of the message were left out]")
             waiting.start()
             for index, piece in enumerate(pieces):
                 if index == 0:

@@ -1,6 +1,6 @@
 """`keras-gpt generate`: continue a prompt."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -39,6 +39,12 @@ def generate(
     ] = 1.0,
     num_return_sequences: Annotated[int, typer.Option(help="How many answers.")] = 1,
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same text.")] = None,
+    truncate: Annotated[
+        str | None,
+        typer.Option(
+            help="Of a prompt that is too long for the context, leave out the left, right or middle."
+        ),
+    ] = None,
 ) -> None:
     """Continue a prompt; one answer is printed as it comes."""
     gpt = load_gpt(model)
@@ -53,18 +59,30 @@ def generate(
         "num_beams": num_beams,
         "length_penalty": length_penalty,
         "seed": seed,
-        "truncate": "left",
+        "truncate": truncate,
     }
     if num_return_sequences == 1 and num_beams == 1:
         pieces = gpt.stream(prompt, **settings)  # refuses settings before anything is printed
+        _say_dropped(gpt, prompt, settings)
         typer.echo(prompt, nl=False)
         for piece in pieces:
             typer.echo(piece, nl=False)
         typer.echo()
         return
     answers = gpt.generate(prompt, num_return_sequences=num_return_sequences, **settings)
+    _say_dropped(gpt, prompt, settings)
     if num_return_sequences == 1:
         say(answers)
         return
     for number, answer in enumerate(answers, 1):
         say(f"--- {number}\n{answer}")
+
+
+def _say_dropped(gpt: Any, prompt: str, settings: dict[str, Any]) -> None:
+    """Say what `truncate` cut out of the prompt, where no answer is written to."""
+    from keras_gpt.generation.truncation import count_dropped
+
+    length, context = len(gpt.tokenizer.encode(prompt)), gpt.config.context_length
+    dropped = count_dropped(length, settings["max_new_tokens"], context)
+    if dropped:
+        typer.echo(f"[{dropped} of the prompt's {length} tokens were left out]", err=True)

@@ -1,31 +1,114 @@
-"""`keras-gpt serve`: TensorFlow Serving's REST API from one process."""
+"""`keras-gpt serve`: TensorFlow Serving's REST API, or OpenAI's, from one process."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from keras_gpt.cli.common import load_model, say
+from keras_gpt.cli.common import load_gpt, load_model, say
 
 
 def serve(
     folder: Annotated[
-        str,
+        str | None,
         typer.Argument(
             help="Holds NAME/VERSION/saved_model.pb; or the name of a model from `models list`, "
             "which is exported first."
         ),
-    ],
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="In place of FOLDER: any MODEL, answered for with OpenAI's API."),
+    ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8501,
+    port: Annotated[
+        int | None,
+        typer.Option(help="Port to listen on; by default 8501, and 8000 with --model."),
+    ] = None,
+    max_batch: Annotated[
+        int, typer.Option(help="With --model: how many answers are written at a time.")
+    ] = 8,
+    max_waiting: Annotated[
+        int, typer.Option(help="With --model: how many requests wait; more get status 429.")
+    ] = 256,
+    max_length: Annotated[
+        int | None,
+        typer.Option(
+            help="With --model: the most tokens of prompt and answer; by default the context, at "
+            "most 2048. Less takes less memory and is compiled sooner."
+        ),
+    ] = None,
+    warmup: Annotated[
+        bool,
+        typer.Option(
+            help="With --model: compile everything before the first request; else some wait."
+        ),
+    ] = True,
+    max_request_bytes: Annotated[
+        int, typer.Option(help="With --model: a longer request gets status 413.")
+    ] = 4 * 2**20,
+    deadline: Annotated[
+        float | None,
+        typer.Option(help="With --model: seconds after which an answer ends with what there is."),
+    ] = None,
+    api_keys: Annotated[
+        Path | None,
+        typer.Option(
+            help='With --model: JSON lines {"key": ..., "name": ...} of those who may use it, with '
+            '"requests_per_minute" and "tokens_per_minute" where there are limits.'
+        ),
+    ] = None,
+    drain_seconds: Annotated[
+        float, typer.Option(help="With --model: how long to wait for answers after SIGTERM.")
+    ] = 30.0,
+    log_prompts: Annotated[
+        bool, typer.Option("--log-prompts", help="With --model: write what was asked to the log.")
+    ] = False,
 ) -> None:
-    """Serve every model of a folder with TensorFlow Serving's REST API."""
+    """Serve a folder of SavedModels (TensorFlow Serving's REST API), or a --model (OpenAI's API)."""
+    if (folder is None) == (model is None):
+        raise ValueError(
+            "give a FOLDER of SavedModels, or --model MODEL for OpenAI's API; both have "
+            "/v1/models, so each needs a process of its own. Received: "
+            f"FOLDER={folder}, --model={model}"
+        )
+    if model is not None:
+        from keras_gpt.serving import openai
+
+        limits = openai.Limits(
+            max_batch=max_batch,
+            max_waiting=max_waiting,
+            max_length=max_length,
+            warmup=warmup,
+            max_request_bytes=max_request_bytes,
+            deadline=deadline,
+        )
+        openai.serve(
+            lambda: load_gpt(model),
+            _model_name(model),
+            host,
+            8000 if port is None else port,
+            limits=limits,
+            api_keys=api_keys,
+            drain_seconds=drain_seconds,
+            log_prompts=log_prompts,
+        )
+        return
+    assert folder is not None
     from keras_gpt.checkpoints.catalogue import MODELS
     from keras_gpt.serving import serve as serve_folder
 
     if folder in MODELS and not Path(folder).exists():
         folder = _exported(folder)
-    serve_folder(folder, host=host, port=port)
+    serve_folder(folder, host=host, port=8501 if port is None else port)
+
+
+def _model_name(source: str) -> str:
+    """Give what clients call a model: no place of this machine."""
+    if "://" in source:
+        return source.partition("://")[2].partition("@")[0]
+    path = Path(source).absolute()
+    return path.stem if path.suffix in (".keras", ".gguf") else path.name
 
 
 def _exported(name: str) -> str:

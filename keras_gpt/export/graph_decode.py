@@ -8,7 +8,7 @@ import tensorflow as tf
 from keras_gpt.export.graph_choice import Choice
 from keras_gpt.export.graph_settings import Settings, repeat_first, repeat_settings
 from keras_gpt.export.graph_stop import add_text
-from keras_gpt.generation.cache import RECENT_SLOTS, empty_recent, grow_cache, length_buckets
+from keras_gpt.generation.cache import RECENT_SLOTS, empty_recent, length_buckets
 from keras_gpt.generation.control import Seen
 from keras_gpt.generation.random import prompt_seeds
 from keras_gpt.generation.steps import TOP_LOGPROBS, DecodeSteps
@@ -115,10 +115,13 @@ def decode_in_graph(
 
         def folded() -> Any:
             longest = tf.minimum(tf.reduce_max(state.lengths[:rows]) + RECENT_SLOTS, context_length)
-            needed = bucket_in_graph(longest, context_length)
-            length = tf.maximum(needed, tf.shape(state.past[0].keys)[2])
-            past = steps.fold(grow_cache(state.past, length), state.recent, state.lengths)
-            return past, state.lengths + RECENT_SLOTS, 0
+            past = steps.grow(state.past, bucket_in_graph(longest, context_length))
+            slots = tf.fill([batch], RECENT_SLOTS)
+            return (
+                steps.fold(past, state.recent, state.lengths, slots),
+                state.lengths + RECENT_SLOTS,
+                0,
+            )
 
         past, lengths, slot = tf.cond(
             state.slot == RECENT_SLOTS, folded, lambda: (state.past, state.lengths, state.slot)

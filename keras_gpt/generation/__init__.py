@@ -2,6 +2,7 @@
 
 from keras_gpt.generation.answers import Answer
 from keras_gpt.generation.constraints import Constraint
+from keras_gpt.generation.embed import embed
 from keras_gpt.generation.engine import Engine
 from keras_gpt.generation.generate import generate, stream
 from keras_gpt.generation.requests import QueueFullError, Request
@@ -14,6 +15,7 @@ __all__ = [
     "Engine",
     "QueueFullError",
     "Request",
+    "embed",
     "generate",
     "score",
     "stream",

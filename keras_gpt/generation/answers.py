@@ -26,6 +26,7 @@ class Answer:
         logprobs: log P of each new token, as the model itself has it; None unless asked for.
         top_logprobs: for each new token the most probable ones; None unless asked for.
         score: what beam search ranks the answer by (see `BeamOptions`); None without beams.
+        dropped_prompt_tokens: how many tokens `truncate` cut out of a prompt that was too long.
     """
 
     token_ids: list[int]
@@ -34,6 +35,7 @@ class Answer:
     logprobs: list[float] | None
     top_logprobs: list[dict[int, float]] | None
     score: float | None = None
+    dropped_prompt_tokens: int = 0
 
 
 class GrowingAnswer:
@@ -43,6 +45,7 @@ class GrowingAnswer:
         prompt: the ids of the prompt.
         tokenizer: turns tokens into text; None where ids are wanted.
         stop: strings that end the answer.
+        dropped_prompt_tokens: how many tokens were cut out of the prompt.
 
     Attributes:
         token_ids: the new tokens so far.
@@ -50,10 +53,15 @@ class GrowingAnswer:
     """
 
     def __init__(
-        self, prompt: Sequence[int], tokenizer: "Tokenizer | None", stop: Sequence[str]
+        self,
+        prompt: Sequence[int],
+        tokenizer: "Tokenizer | None",
+        stop: Sequence[str],
+        dropped_prompt_tokens: int = 0,
     ) -> None:
         self.token_ids: list[int] = []
         self.has_stopped = False
+        self._dropped_prompt_tokens = dropped_prompt_tokens
         self._end = "stop"  # where it has stopped
         self._pieces: list[str] = []  # of the text that is sure to belong to the answer
         self._logprobs: list[float] = []
@@ -113,4 +121,5 @@ class GrowingAnswer:
             logprobs=self._logprobs if with_logprobs else None,
             top_logprobs=self._top if with_logprobs else None,
             score=score,
+            dropped_prompt_tokens=self._dropped_prompt_tokens,
         )

@@ -10,8 +10,8 @@ from keras_gpt.generation.cache import (
     RECENT_SLOTS,
     batch_bucket,
     empty_recent,
-    grow_cache,
     length_bucket,
+    longest,
 )
 from keras_gpt.generation.constraints import ConstraintState, start_constraint
 from keras_gpt.generation.control import Control, Seen, controls_of, forced_now, seen_of
@@ -123,7 +123,7 @@ class Batch:
 
     def join(self, places: Sequence[int], other: "Batch") -> None:
         """Go on with the rows at these places, and with all of another batch behind them."""
-        length = max(ops.shape(each._past[0].keys)[2] for each in (self, other))
+        length = max(longest(each._past) for each in (self, other))
         if self._control is not None or other._control is not None:
             for each in (self, other):
                 if each._control is None:
@@ -136,7 +136,7 @@ class Batch:
         def both_layers(mine: list[KeyValues], others: list[KeyValues]) -> list[KeyValues]:
             return [both(*pair) for pair in zip(mine, others, strict=True)]
 
-        pasts = [grow_cache(each._past, length) for each in (self, other)]
+        pasts = [self._steps.grow(each._past, length) for each in (self, other)]
         self._past = both_layers(*pasts)
         self._recent = both_layers(self._recent, other._recent)
         self._sampling = both(self._sampling, other._sampling)
@@ -162,8 +162,7 @@ class Batch:
             each if one_is_live else None
             for one_is_live, each in zip(is_live, self._states, strict=True)
         ]
-        if self._slots.max() == RECENT_SLOTS:
-            self._fold()
+        self._make_room()
         most = 1
         if self._runs_ahead and self._control is None:
             left = [self._rows[place].max_new_tokens - self.steps[place] - 1 for place in live]
@@ -238,6 +237,11 @@ class Batch:
     def _forced(self, steps: np.ndarray) -> list[int]:
         """Give the token that each row must take now; -1 for none."""
         return [forced_now(row, step) for row, step in zip(self._rows, steps, strict=True)]
+
+    def _make_room(self) -> None:
+        """See to it that each row's next token finds a slot."""
+        if self._slots.max() == RECENT_SLOTS:
+            self._fold()
 
     def _fold(self) -> None:
         self._past = self._steps.fold_growing(self._past, self._recent, self._lengths, self._slots)

@@ -1,7 +1,8 @@
 """The keys and values that decoding keeps, and the shapes it runs in: few, each compiled once.
 
-What earlier tokens left lies in two tensors a layer. `past` holds a row's tokens at their positions; a
-step only reads it. `recent` holds the tokens of the last steps, one slot a step; a step makes it anew
+What earlier tokens left lies in two tensors a layer. `past` holds a row's tokens at their positions (in
+a layer with a window, only the last ones, in a ring that is no longer than the window); a step only
+reads it. `recent` holds the tokens of the last steps, one slot a step; a step makes it anew
 with one more token in it, which costs little because it is short. When a row's slots are full, `fold`
 moves those of all rows into `past`. Each row has its own length and its own slot. So no step copies the
 whole cache, no variable is changed, and the same functions run in Python and in a SavedModel that
@@ -13,7 +14,8 @@ from typing import Any
 
 from keras import ops
 
-from keras_gpt.key_values import KeyValues, put
+from keras_gpt.config import GPTConfig
+from keras_gpt.key_values import KeyValues, put_in_ring, ring_positions
 
 # Below this, a compiled program more costs more than the saved work.
 SMALLEST_BUCKET = 32
@@ -53,19 +55,60 @@ def empty_recent(past: Sequence[KeyValues], slots: int = RECENT_SLOTS) -> list[K
     return [KeyValues(*[ops.zeros(shape, part.dtype) for part in layer]) for layer in past]
 
 
-def fold(past: Sequence[KeyValues], recent: Sequence[KeyValues], lengths: Any) -> list[KeyValues]:
+def fold(
+    past: Sequence[KeyValues], recent: Sequence[KeyValues], lengths: Any, slots: Any
+) -> list[KeyValues]:
     """Move the slots behind each row's past.
 
     Args:
-        past: for each layer a pair of (batch, heads, length, head_dim); what would go beyond its
-            length (of a row that has ended, or of slots that are not in use) is left out.
+        past: for each layer a pair of (batch, heads, length, head_dim).
         recent: for each layer a pair of (batch, heads, slots, head_dim).
         lengths: (batch,) int32, how many tokens of each row are in `past`.
+        slots: (batch,) int32, how many are in `recent`.
 
     Returns:
         The new past, of the same shape.
     """
-    return [put(layer, new, lengths) for layer, new in zip(past, recent, strict=True)]
+    pairs = zip(past, recent, strict=True)
+    return [put_in_ring(layer, new, lengths, slots) for layer, new in pairs]
+
+
+def keep_windows(past: Sequence[KeyValues], lengths: Any, config: GPTConfig) -> list[KeyValues]:
+    """Leave of each layer what its window lets later tokens see.
+
+    Args:
+        past: for each layer a pair of (batch, heads, length, head_dim), every token at its position.
+        lengths: (batch,) int32, how many tokens of each row are in it.
+        config: has the windows.
+
+    Returns:
+        The same past for layers without a window, and rings of at most a window's length.
+    """
+    kept = []
+    for layer, each in enumerate(past):
+        whole, window = ops.shape(each.keys)[2], config.attention_window(layer)
+        size = _within(whole, window)
+        if size is not whole:
+            index = ops.maximum(ring_positions(lengths, size), 0)[:, None, :, None]
+            each = KeyValues(*[ops.take_along_axis(part, index, axis=2) for part in each])
+        kept.append(each)
+    return kept
+
+
+def grow_past(past: Sequence[KeyValues], length: Any, config: GPTConfig) -> list[KeyValues]:
+    """Make room for rows of `length` tokens: in a layer with a window, at most a window's length.
+
+    A ring grows only until it is as long as its window; no row is longer than it before.
+
+    Args:
+        past: for each layer a pair of (batch, heads, old length, head_dim).
+        length: tokens of the longest row.
+        config: has the windows.
+    """
+    return [
+        _grown(each, _within(length, config.attention_window(layer)))
+        for layer, each in enumerate(past)
+    ]
 
 
 def grow_cache(cache: Sequence[KeyValues], length: Any) -> list[KeyValues]:
@@ -75,6 +118,30 @@ def grow_cache(cache: Sequence[KeyValues], length: Any) -> list[KeyValues]:
         cache: for each layer a pair of (batch, heads, old length, head_dim).
         length: the new length, at least the old one.
     """
-    more = length - ops.shape(cache[0].keys)[2]
+    return [_grown(layer, length) for layer in cache]
+
+
+def longest(past: Sequence[KeyValues]) -> int:
+    """Give the places of the layer that has most."""
+    return max(ops.shape(layer.keys)[2] for layer in past)
+
+
+def _within(length: Any, window: int | None) -> Any:
+    """Give `length`, the same object, or the window where it is shorter."""
+    if window is None:
+        return length
+    if isinstance(length, int):
+        return length if length <= window else window
+    return ops.minimum(length, window)
+
+
+def _grown(layer: KeyValues, length: Any) -> KeyValues:
+    old = ops.shape(layer.keys)[2]
+    if isinstance(length, int) and isinstance(old, int):
+        if length <= old:
+            return layer
+        more = length - old
+    else:
+        more = ops.maximum(length - old, 0)
     padding = [[0, 0], [0, 0], [0, more], [0, 0]]
-    return [KeyValues(*[ops.pad(part, padding) for part in layer]) for layer in cache]
+    return KeyValues(*[ops.pad(part, padding) for part in layer])

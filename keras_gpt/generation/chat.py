@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 from keras_gpt.generation.generate import stream
 from keras_gpt.generation.options import usual_new_tokens
 from keras_gpt.generation.protocol import Decoder
+from keras_gpt.generation.truncation import count_dropped
 from keras_gpt.generation_settings import GenerationSettings
 
 if TYPE_CHECKING:
@@ -193,12 +194,14 @@ class Chat:
     Args:
         gpt: a model with a tokenizer and a chat template.
         system: the first message, which says how to answer; None leaves it to the template.
-        **settings: those of `generate`: `temperature`, `top_k`, `top_p`, `max_new_tokens`, `seed`.
-            By default what the model's makers suggest, and at most 512 new tokens.
+        **settings: those of `generate`: `temperature`, `top_k`, `top_p`, `max_new_tokens`, `seed`,
+            and `truncate`, for a message that alone does not fit the context. By default what the
+            model's makers suggest, and at most 512 new tokens.
 
     Attributes:
         messages: what was said, as dictionaries with "role" and "content".
         num_forgotten: how many of the oldest messages the last prompt left out.
+        num_dropped_tokens: how many tokens `truncate` cut out of the last prompt.
         num_new_tokens: how many tokens the last answer has so far.
 
     Raises:
@@ -228,6 +231,7 @@ class Chat:
         }
         self._system = [] if system is None else [{"role": "system", "content": system}]
         self.num_new_tokens = 0
+        self.num_dropped_tokens = 0
         self.reset()
         render_chat([*self.messages, {"role": "user", "content": ""}], suggested)
 
@@ -252,25 +256,29 @@ class Chat:
             An iterator over pieces of the answer. Closing it stops the work.
 
         Raises:
-            ValueError: the message alone does not fit the context.
+            ValueError: the message alone does not fit the context, and no `truncate` was given.
         """
         question = {"role": "user", "content": text}
         prompt, num_forgotten = self._prompt([*self.messages, question])
         tokens = stream(self._gpt, prompt, **self._settings)
         self.num_forgotten, self.num_new_tokens = num_forgotten, 0
+        self.num_dropped_tokens = self._count_dropped(prompt)
         return self._answer(question, tokens, self.messages)
 
     def _prompt(self, messages: list[dict[str, str]]) -> tuple[list[int], int]:
         """Give the ids of the prompt, and how many of the oldest messages it leaves out."""
-        room = self._gpt.config.context_length - int(self._settings["max_new_tokens"])
         first = len(self._system)
         spoken = messages[first:]
         for start in range(0, len(spoken), 2):  # a question goes with its answer
             kept = [*self._system, *spoken[start:]]
             ids = chat_prompt_ids(self._tokenizer, self._gpt.generation_settings, kept)
-            if len(ids) <= room or start + 2 >= len(spoken):
+            if not self._count_dropped(ids) or start + 2 >= len(spoken):
                 return ids, start
         raise AssertionError("there is always a last message")
+
+    def _count_dropped(self, ids: list[int]) -> int:
+        new = int(self._settings["max_new_tokens"])
+        return count_dropped(len(ids), new, self._gpt.config.context_length)
 
     def _answer(
         self, question: dict[str, str], tokens: Iterator[int], messages: list[dict[str, str]]

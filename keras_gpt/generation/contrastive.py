@@ -14,7 +14,7 @@ import numpy as np
 from keras import ops
 
 from keras_gpt.generation.batch import Logprobs, filled_up, logprobs_of
-from keras_gpt.generation.cache import RECENT_SLOTS, empty_recent, length_bucket
+from keras_gpt.generation.cache import RECENT_SLOTS, empty_recent, keep_windows, length_bucket
 from keras_gpt.generation.compiled import compiled, kept_with
 from keras_gpt.generation.control import (
     Changes,
@@ -173,7 +173,8 @@ def _make_functions(model: Decoder) -> _Functions:
         states, cache = model.prefill(token_ids, lengths)
         ends = ops.reshape(lengths - 1, (-1, 1, 1))
         last = ops.take_along_axis(states, ends, axis=1)[:, 0, :]
-        return model.next_logits(last)[:, :known], directions_of(states), cache
+        past = keep_windows(cache, lengths, model.config)
+        return model.next_logits(last)[:, :known], directions_of(states), past
 
     def step(
         logits: Any,

@@ -8,6 +8,7 @@ import numpy as np
 
 from keras_gpt.generation.batch import Batch, Logprobs, read_at_once
 from keras_gpt.generation.cache import batch_bucket
+from keras_gpt.generation.endless import EndlessBatch
 from keras_gpt.generation.protocol import Decoder
 from keras_gpt.generation.rows import Row
 
@@ -33,7 +34,7 @@ def decode(
 
     Args:
         model: gives the logits.
-        rows: what to go on with; each fits the context together with its new tokens.
+        rows: what to go on with; each fits the context, with its new tokens or with sinks.
         ended: rows that the caller wants no more of; it may grow between the steps.
         num_logprobs: how many of the most probable tokens to give with their log-probabilities;
             None gives none, not even of the chosen ones.
@@ -44,7 +45,10 @@ def decode(
         At each step the chosen token of each row that has not ended.
     """
     if any(row.max_new_tokens > 0 for row in rows):
-        batch = Batch(model, rows, read_at_once(model, rows), runs_ahead)
+        is_endless = rows[0].attention_sinks is not None
+        kind = EndlessBatch if is_endless else Batch
+        # An endless row may fill the context at any step.
+        batch = kind(model, rows, read_at_once(model, rows), runs_ahead and not is_endless)
         yield from follow(batch, rows, ended, num_logprobs)
 
 

@@ -1,5 +1,6 @@
 """Continuous batching: requests join and leave a batch between its steps."""
 
+import dataclasses
 import threading
 import time
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from keras_gpt.generation.decode import Wanted, chosen_tokens
 from keras_gpt.generation.options import read_num_logprobs, read_prompts, read_rows, read_stop
 from keras_gpt.generation.prompt_reader import Beginnings, PromptReader
 from keras_gpt.generation.protocol import Decoder
-from keras_gpt.generation.requests import Asked, FairQueue, Request
+from keras_gpt.generation.requests import Asked, FairQueue, Listener, Request
 from keras_gpt.generation.sampling_options import check_int, is_number
 
 
@@ -77,6 +78,9 @@ class Engine:
         deadline: float | None = None,
         stop: str | Sequence[str] | None = None,
         logprobs: int | None = None,
+        sequence: int = 0,
+        as_text: bool | None = None,
+        listener: Listener | None = None,
         **settings: Any,
     ) -> Request:
         """Ask for an answer.
@@ -88,6 +92,12 @@ class Engine:
                 never.
             stop: as for `GPT.generate`.
             logprobs: as for `GPT.generate`.
+            sequence: which of several answers to one prompt: the one that `GPT.generate` gives at
+                this place with `num_return_sequences`.
+            as_text: whether the answer is text; by default where the prompt is.
+            listener: is called from the engine's thread after each token, with the text that has
+                become sure and the token; and at the end, when `result` waits no more, with the
+                rest of the text and None. It must not wait or fail.
             **settings: those of `GPT.generate`, without `num_return_sequences`, `echo` and `details`.
 
         Returns:
@@ -107,23 +117,50 @@ class Engine:
             raise ValueError(
                 f"deadline must be seconds, 0 or more. Received: deadline={deadline!r}"
             )
+        check_int("sequence", sequence, 0, None)
+        if as_text is None:
+            as_text = prompts.are_strings
+        elif as_text and self._model.tokenizer is None:
+            raise ValueError("as_text needs a model with a tokenizer. Received: as_text=True")
         (row,) = read_rows(self._model, prompts, num_return_sequences=1, **settings)
-        strings = read_stop(stop, prompts.are_strings)
+        if row.attention_sinks is not None:
+            raise ValueError(
+                "attention_sinks must be None in an engine, whose requests end with the context: use "
+                f"generate or stream. Received: attention_sinks={row.attention_sinks}"
+            )
+        row = dataclasses.replace(row, sequence=sequence)
+        strings = read_stop(stop, as_text)
         asked = Asked(
             row=row,
             num_logprobs=read_num_logprobs(logprobs, True),
-            as_text=prompts.are_strings,
+            as_text=as_text,
             client=client,
             deadline=None if deadline is None else time.monotonic() + deadline,
         )
-        tokenizer = self._model.tokenizer if prompts.are_strings else None
-        request = Request(asked, GrowingAnswer(row.prompt, tokenizer, strings))
+        tokenizer = self._model.tokenizer if as_text else None
+        growing = GrowingAnswer(row.prompt, tokenizer, strings, row.dropped_prompt_tokens)
+        request = Request(asked, growing, listener)
         with self._changed:
             if self._closed:
                 raise RuntimeError("the engine was closed")
             self._waiting.put(request)
             self._changed.notify()
         return request
+
+    @property
+    def num_running(self) -> int:
+        """Count the requests that are being answered."""
+        return len(self._running) + (self._reading is not None)
+
+    @property
+    def num_waiting(self) -> int:
+        """Count the requests that wait."""
+        return len(self._waiting)
+
+    @property
+    def is_closed(self) -> bool:
+        """Say whether it takes no more requests: it was closed, or has failed."""
+        return self._closed
 
     def close(self) -> None:
         """Stop: requests that have no answer yet get a RuntimeError."""
@@ -183,6 +220,10 @@ class Engine:
 
     def _end_unwanted(self) -> None:
         """End what was cancelled or came to its deadline."""
+        with self._changed:
+            unwanted = self._waiting.take_unwanted()
+        for request in unwanted:
+            request.finish(request.reason_to_end())
         if self._reading is not None and (reason := self._reading[0].reason_to_end()):
             self._reading[0].finish(reason)
             self._reading = None

@@ -6,11 +6,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from keras_gpt.generation.constraints import Constraint, start_constraint
+from keras_gpt.generation.endless import check_sinks
 from keras_gpt.generation.processors import bias_rows
 from keras_gpt.generation.protocol import Decoder
 from keras_gpt.generation.rows import Row
 from keras_gpt.generation.sampling_options import SamplingOptions, check_int, is_id
 from keras_gpt.generation.steps import TOP_LOGPROBS
+from keras_gpt.generation.truncation import check_truncate, fit_prompt
 
 
 class Prompts(NamedTuple):
@@ -82,6 +84,7 @@ def read_rows(
     stop_token_ids: Sequence[int] | None = None,
     truncate: str | None = None,
     constraint: Constraint | None = None,
+    attention_sinks: int | None = None,
     **settings: Any,
 ) -> list[Row]:
     """Check the settings and make one row for each sequence to return; see `generate`."""
@@ -100,18 +103,28 @@ def read_rows(
     check_int("num_return_sequences", num_return_sequences, 1, None)
     stops = tuple(read_stop_token_ids(model, stop_token_ids))
     _check_constraint(model, constraint, stops, options.forced_token_ids)
-    if truncate not in (None, "left"):
-        raise ValueError(f"truncate must be None or 'left'. Received: truncate={truncate!r}")
+    check_truncate(truncate)
 
     context = model.config.context_length
-    if max_length is not None and max_length > context:
+    if attention_sinks is not None:
+        ngrams = options.no_repeat_ngram_size
+        others = {"constraint": constraint, "no_repeat_ngram_size": ngrams}
+        check_sinks(model, attention_sinks, others)
+        if max_length is None and max_new_tokens is None:
+            raise ValueError(
+                "attention_sinks must come with max_new_tokens or max_length, since the context no "
+                f"longer ends an answer. Received: attention_sinks={attention_sinks}"
+            )
+    elif max_length is not None and max_length > context:
         raise ValueError(
             f"max_length must be at most the model's context_length={context}. Received: "
             f"max_length={max_length}"
         )
     rows = []
     for index, ids in enumerate(prompts.ids):
-        ids = _fit_prompt(ids, index, context, max_new_tokens, truncate)
+        # With sinks the prompt alone must fit; each new token makes room for itself.
+        new = 1 if attention_sinks is not None else max_new_tokens or 1
+        ids, dropped = fit_prompt(ids, f"prompt {index}", context, new, truncate)
         if max_length is not None and len(ids) >= max_length:
             raise ValueError(
                 "max_length counts the prompt too and must be above its length. Received: "
@@ -127,6 +140,8 @@ def read_rows(
                     sequence=sequence,
                     stop_token_ids=stops,
                     constraint=constraint,
+                    attention_sinks=attention_sinks,
+                    dropped_prompt_tokens=dropped,
                 )
             )
     return rows
@@ -200,21 +215,6 @@ def _check_constraint(
                 f"forced_token_ids[{place}]={token} where it is not allowed"
             )
         state.accept(token)
-
-
-def _fit_prompt(
-    ids: list[int], index: int, context: int, max_new_tokens: int | None, truncate: str | None
-) -> list[int]:
-    new = max_new_tokens or 1
-    if len(ids) + new <= context:
-        return ids
-    if truncate == "left" and new < context:
-        return ids[len(ids) - (context - new) :]
-    raise ValueError(
-        f"prompt {index} and the new tokens must fit the context of {context} tokens: shorten the "
-        f"prompt, ask for fewer new tokens, or pass truncate='left' to drop the prompt's beginning. "
-        f"Received: a prompt of {len(ids)} tokens and {new} new"
-    )
 
 
 def _ids(item: Any, place: str, vocab_size: int) -> list[int]:

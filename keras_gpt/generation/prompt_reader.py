@@ -92,7 +92,7 @@ class PromptReader:
             # The odd piece first: all that follow are whole chunks.
             count = (len(self._prompt) - 1) % self._chunk + 1
             token_ids = self._padded(count, length_bucket(count, self._context))
-            logits, self._past = self._steps.first(token_ids, tensor([count], "int32"))
+            logits, self._past = self._steps.first_whole(token_ids, tensor([count], "int32"))
         else:
             count = min(self._chunk, len(self._prompt) - self._done)
             logits = self._read_behind(count)
@@ -100,8 +100,10 @@ class PromptReader:
         if self._done < len(self._prompt):
             return None
         if not self._is_whole:
+            # Whole: where another prompt goes on from its middle, windows look behind that.
             self._beginnings.keep(self._prompt, self._past)
-        return ReadPrompts(logits, self._past)
+        past = self._steps.keep_windows(self._past, tensor([self._done], "int32"))
+        return ReadPrompts(logits, past)
 
     def _read_behind(self, count: int) -> Any:
         length = tensor([self._done], "int32")
@@ -116,7 +118,7 @@ class PromptReader:
             self._past,
             empty_recent(self._past, self._chunk),
         )
-        self._past = self._steps.fold(self._past, recent, length)
+        self._past = self._steps.fold(self._past, recent, length, tensor([count], "int32"))
         return logits[:, 0, :]
 
     def _padded(self, count: int, time: int) -> object:

@@ -22,6 +22,9 @@ class Decoder(Protocol):
     def __call__(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         """Give the logits of the next token at every position."""
 
+    def hidden_states(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+        """Give the last states; see `GPT.hidden_states`."""
+
     def prefill(self, token_ids: Any, lengths: Any) -> tuple[Any, list[KeyValues]]:
         """Read prompts; see `GPT.prefill`."""
 
@@ -34,6 +37,9 @@ class Decoder(Protocol):
         recent: Sequence[KeyValues],
     ) -> tuple[Any, list[KeyValues]]:
         """Read more tokens; see `GPT.step`."""
+
+    def drop_tokens(self, past: Sequence[KeyValues], first: Any, counts: Any) -> list[KeyValues]:
+        """Take tokens out of a past; see `GPT.drop_tokens`."""
 
     def next_logits(self, states: Any) -> Any:
         """Turn states into logits; see `GPT.next_logits`."""

@@ -5,11 +5,15 @@ import queue
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from keras_gpt.generation.answers import Answer, GrowingAnswer
+from keras_gpt.generation.decode import Chosen
 from keras_gpt.generation.rows import Row
+
+# Takes the text that a token has made sure of, and the token; None at the end.
+Listener = Callable[[str, Chosen | None], None]
 
 
 class QueueFullError(RuntimeError):
@@ -41,9 +45,12 @@ class Request:
         'length'
     """
 
-    def __init__(self, asked: Asked, growing: GrowingAnswer) -> None:
+    def __init__(
+        self, asked: Asked, growing: GrowingAnswer, listener: Listener | None = None
+    ) -> None:
         self.asked = asked
         self.growing = growing
+        self._listener = listener
         self.time_to_first: float | None = None
         self._start = time.monotonic()
         self._pieces: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -102,7 +109,7 @@ class Request:
         deadline = self.asked.deadline
         return "deadline" if deadline is not None and time.monotonic() > deadline else None
 
-    def push(self, chosen: Any) -> bool:
+    def push(self, chosen: Chosen) -> bool:
         """Take a token, and say whether the answer has ended."""
         if self.time_to_first is None:
             self.time_to_first = time.monotonic() - self._start
@@ -111,29 +118,34 @@ class Request:
             self._show(piece)
         elif not chosen.is_stop:
             self._pieces.put(chosen.token)
+        if self._listener is not None:
+            self._listener(piece, chosen)
         is_full = len(self.growing.token_ids) >= self.asked.row.max_new_tokens
         return self.growing.has_stopped or is_full
 
     def finish(self, reason: str | None = None) -> None:
         """Give the answer."""
+        rest = self.growing.finish()
         if self.asked.as_text:
-            self._show(self.growing.finish())
+            self._show(rest)
         answer = self.growing.answer("", self.asked.num_logprobs is not None)
         self._answer = dataclasses.replace(answer, finish_reason=reason or answer.finish_reason)
-        self._end()
+        self._end(rest)
 
     def fail(self, error: BaseException) -> None:
         """Give an error in the place of an answer."""
         self._error = error
-        self._end()
+        self._end("")
 
     def _show(self, piece: str) -> None:
         if piece:
             self._pieces.put(piece)
 
-    def _end(self) -> None:
+    def _end(self, rest: str) -> None:
         self._finished.set()
         self._pieces.put(None)
+        if self._listener is not None:
+            self._listener(rest, None)
 
 
 class FairQueue:
@@ -173,3 +185,17 @@ class FairQueue:
         if requests:
             self._of_clients[client] = requests  # behind all others
         return request
+
+    def take_unwanted(self) -> list[Request]:
+        """Give those that were cancelled or came to their deadline; they wait no more."""
+        unwanted = []
+        for client, requests in list(self._of_clients.items()):
+            wanted = deque(each for each in requests if not each.reason_to_end())
+            if len(wanted) == len(requests):
+                continue
+            unwanted += [each for each in requests if each not in wanted]
+            if wanted:
+                self._of_clients[client] = wanted
+            else:
+                del self._of_clients[client]
+        return unwanted

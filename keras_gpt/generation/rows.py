@@ -24,6 +24,8 @@ class Row:
     sequence: int = 0  # which of several answers to the same prompt
     stop_token_ids: tuple[int, ...] = ()
     constraint: Constraint | None = None
+    attention_sinks: int | None = None  # where the row may go on beyond the context
+    dropped_prompt_tokens: int = 0  # how many `truncate` cut out of `prompt`
 
     @property
     def is_controlled(self) -> bool:

@@ -118,13 +118,14 @@ def check_contrastive(penalty_alpha: float, rows: Sequence[Row], others: Mapping
 
 
 def _drawing(row: Row) -> dict[str, Any]:
-    """Give what only those look at who draw, and a constraint; None is not asked for."""
+    """Give what no search looks at: what draws, a constraint and sinks; None is not asked for."""
     options = row.options
     temperature = None if options.temperature == 1.0 else options.temperature
     constraint = None if row.constraint is None else row.constraint.definition
     names = ("top_p", "min_p", "typical_p")
     drawing = {name: getattr(options, name) for name in names}
-    return {"temperature": temperature, **drawing, "constraint": constraint}
+    others = {"constraint": constraint, "attention_sinks": row.attention_sinks}
+    return {"temperature": temperature, **drawing, **others}
 
 
 def _refuse(name: str, value: Any, others: Mapping[str, Any]) -> None:

@@ -59,6 +59,11 @@ def decode_as_asked(
                 f"draft_model of type {type(draft_model).__name__}, prompt_lookup={prompt_lookup!r}"
             )
         check_int("prompt_lookup", prompt_lookup, 1, model.config.context_length)
+    if rows[0].attention_sinks is not None:
+        raise ValueError(
+            "attention_sinks does not go with draft_model or prompt_lookup, whose guesses are read "
+            f"into one context. Received: attention_sinks={rows[0].attention_sinks}"
+        )
     if num_draft_tokens is None:
         num_draft_tokens = USUAL_DRAFT_TOKENS
     check_int("num_draft_tokens", num_draft_tokens, 1, MOST_DRAFT_TOKENS)

@@ -1,16 +1,24 @@
 """The compiled functions of decoding: read prompts, read more tokens, choose, fold."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from keras import ops
 
 from keras_gpt.generation.acceptance import accept
-from keras_gpt.generation.cache import RECENT_SLOTS, fold, grow_cache, length_bucket
+from keras_gpt.generation.cache import (
+    RECENT_SLOTS,
+    fold,
+    grow_past,
+    keep_windows,
+    length_bucket,
+    longest,
+)
 from keras_gpt.generation.compiled import compiled, kept_with, looped
 from keras_gpt.generation.control import choose_controlled
 from keras_gpt.generation.protocol import Decoder
+from keras_gpt.generation.rows import tensor
 from keras_gpt.generation.sampling import Sampling, choose, probabilities
 from keras_gpt.key_values import KeyValues
 
@@ -47,6 +55,8 @@ class DecodeSteps:
 
     Attributes:
         first: reads prompts; gives the logits after each row's last token, and the past.
+        first_whole: does the same and keeps all of the past, in layers with a window too.
+        keep_windows: the function of this name in `cache`, for what `first_whole` began.
         choose: chooses one token a row from logits; apart from `next`, whose program is there once
             for each length.
         next: reads one token a row; gives the next one's logits, and `recent` anew. A batch calls
@@ -70,9 +80,16 @@ class DecodeSteps:
             logits = model.next_logits(flat)[:, :known]
             return ops.reshape(logits, (*ops.shape(places), known))
 
-        def first(token_ids: Any, lengths: Any) -> tuple[Any, list[KeyValues]]:
+        def first_whole(token_ids: Any, lengths: Any) -> tuple[Any, list[KeyValues]]:
             states, cache = model.prefill(token_ids, lengths)
             return logits_at(states, ops.expand_dims(lengths - 1, 1))[:, 0, :], cache
+
+        def keep(past: Sequence[KeyValues], lengths: Any) -> list[KeyValues]:
+            return keep_windows(past, lengths, model.config)
+
+        def first(token_ids: Any, lengths: Any) -> tuple[Any, list[KeyValues]]:
+            logits, past = first_whole(token_ids, lengths)
+            return logits, keep(past, lengths)
 
         def following(
             tokens: Any,
@@ -101,7 +118,11 @@ class DecodeSteps:
             top, top_ids = ops.top_k(values, min(TOP_LOGPROBS, known))
             return chosen, ops.cast(top_ids, "int32"), top
 
-        self.first = compiled(first, model)
+        self.first = self.first_whole = compiled(first, model)
+        self.keep_windows: Callable[..., Any] = lambda past, lengths: past
+        if any(window is not None for window in model.config.attention_windows):
+            self.first_whole = compiled(first_whole, model)
+            self.keep_windows = compiled(keep, model)
         self.next = compiled(following, model)
         self.read = compiled(read, model)
         self.probabilities = compiled(probabilities, model)
@@ -112,7 +133,11 @@ class DecodeSteps:
         self.logprobs = compiled(logprobs, model)
         self.score = compiled(model.score_positions, model)
         self._several = looped(self._none_is_last, self._one_more)
-        self._context_length = model.config.context_length
+        self._config = model.config
+
+    def grow(self, past: Sequence[KeyValues], length: Any) -> list[KeyValues]:
+        """Make room in `past` for rows of `length` tokens; see `grow_past`."""
+        return grow_past(past, length, self._config)
 
     def several(self, going_on: "GoingOn", tokens: Any, recent: Sequence[KeyValues]) -> "Several":
         """Read a token a row and choose the next one, again and again.
@@ -174,11 +199,13 @@ class DecodeSteps:
         Returns:
             The new past.
         """
-        context = self._context_length
+        context = self._config.context_length
         needed = length_bucket(min(int((lengths + slots).max()), context), context)
-        if needed > ops.shape(past[0].keys)[2]:
-            past = grow_cache(past, needed)
-        folded: list[KeyValues] = self.fold(past, recent, ops.convert_to_tensor(lengths, "int32"))
+        if needed > longest(past):
+            past = self.grow(past, needed)
+        folded: list[KeyValues] = self.fold(
+            past, recent, tensor(lengths, "int32"), tensor(slots, "int32")
+        )
         return folded
 
 

@@ -57,13 +57,11 @@ def _warm_up(model: Decoder, size: int, lengths: list[int], chunk: int | None) -
         tensor([[True] * steps.known], "bool"),
         tensor([-1] * size, "int32"),
     )
-    # An engine reads prompts one by one, and at most a chunk of one at a time.
-    prompts = [] if chunk and size > 1 else lengths[1:]
-    for length in prompts:
-        if chunk is None or length <= length_bucket(chunk, context):
+    if chunk is None:
+        for length in lengths[1:]:
             read(length)
     for length in lengths:
-        past = grow_cache(shortest, length)
+        past = steps.grow(shortest, length)
         recent = empty_recent(past)
         going_on = GoingOn(
             lengths=ones,
@@ -76,10 +74,15 @@ def _warm_up(model: Decoder, size: int, lengths: list[int], chunk: int | None) -
             most=tensor(1, "int32"),
         )
         steps.several(going_on, tokens, recent)
-        steps.fold(past, recent, ones)
+        steps.fold(past, recent, ones, ones)
+        # An engine reads prompts one by one, at most a chunk of one at a time, and keeps all of it.
         if chunk is not None and size == 1:
+            if length <= length_bucket(chunk, context):
+                _, whole = steps.first_whole(tensor([[0] * length], "int32"), ones)
+            whole = grow_cache(whole, length)
+            steps.keep_windows(whole, ones)
             piece = tensor([[0] * chunk], "int32")
             _, recent = steps.read(
-                piece, tensor([[0]], "int32"), ones, zeros, past, empty_recent(past, chunk)
+                piece, tensor([[0]], "int32"), ones, zeros, whole, empty_recent(whole, chunk)
             )
-            steps.fold(past, recent, ones)
+            steps.fold(whole, recent, ones, ones)

@@ -5,7 +5,13 @@ from keras_gpt.layers.block import Block
 from keras_gpt.layers.feed_forward import FeedForward
 from keras_gpt.layers.masks import attention_mask, branch_mask, token_positions
 from keras_gpt.layers.normalization import make_norm
-from keras_gpt.layers.positions import PositionEmbedding, RotaryTables, rotary_tables, rotate
+from keras_gpt.layers.positions import (
+    PositionEmbedding,
+    RotaryTables,
+    drop_turned,
+    rotary_tables,
+    rotate,
+)
 from keras_gpt.layers.quantized import Dense, TokenEmbedding
 
 __all__ = [
@@ -18,6 +24,7 @@ __all__ = [
     "TokenEmbedding",
     "attention_mask",
     "branch_mask",
+    "drop_turned",
     "make_norm",
     "rotary_tables",
     "rotate",

@@ -1,5 +1,7 @@
 """Where a token stands: learned or sinusoidal vectors that are added, or rotations of queries and keys."""
 
+import dataclasses
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -7,6 +9,7 @@ import numpy as np
 from keras import ops
 
 from keras_gpt.config import GPTConfig
+from keras_gpt.key_values import KeyValues
 from keras_gpt.rotary_scaling import RotaryScaling, rotary_frequencies
 
 
@@ -153,3 +156,34 @@ def rotate(heads: Any, tables: RotaryTables) -> Any:
         axis=-1,
     )
     return ops.cast(turned, heads.dtype)
+
+
+def drop_turned(
+    past: Sequence[KeyValues], first: Any, counts: Any, config: GPTConfig
+) -> list[KeyValues]:
+    """Take tokens out of keys that rotary positions have turned, and count positions anew.
+
+    Turning by p and then back by d is turning by p - d: no key before its turning is needed.
+
+    Args:
+        past: for each layer a pair of (batch, heads, length, head_dim), every token at its position.
+        first: scalar int32, the first place that is taken out.
+        counts: (batch,) int32, how many are, in each row.
+
+    Returns:
+        The same shapes; what lies in a row's last `counts` places does not count.
+
+    Source: arXiv:2309.17453, section 3.2.
+    """
+    length, scaling = ops.shape(past[0].keys)[2], config.rotary_scaling
+    if scaling is not None and scaling.multiplier != 1.0:
+        scaling = dataclasses.replace(scaling, attention_factor=1.0)  # the keys have it already
+    places = ops.expand_dims(ops.arange(length, dtype="int32"), 0)
+    moved = ops.where(places >= first, ops.expand_dims(counts, 1), 0)  # (batch, length)
+    index = ops.minimum(places + moved, length - 1)[:, None, :, None]
+    tables = rotary_tables(-moved, config.head_dim, config.rotary_base, scaling)
+    kept = []
+    for layer in past:
+        keys, values = (ops.take_along_axis(part, index, axis=2) for part in layer)
+        kept.append(KeyValues(rotate(keys, tables), values))
+    return kept

@@ -9,7 +9,7 @@ from keras import ops
 from keras_gpt import losses
 from keras_gpt.config import GPTConfig
 from keras_gpt.generation_settings import GenerationSettings
-from keras_gpt.key_values import KeyValues
+from keras_gpt.key_values import KeyValues, ring_positions
 from keras_gpt.layers import (
     Block,
     PositionEmbedding,
@@ -17,6 +17,7 @@ from keras_gpt.layers import (
     TokenEmbedding,
     attention_mask,
     branch_mask,
+    drop_turned,
     make_norm,
     rotary_tables,
     token_positions,
@@ -279,13 +280,15 @@ class GPT(TextMethods, Formats, NextTokenModel):
         """Read more tokens, usually one a row.
 
         A row's earlier tokens lie in `past` (its first `lengths` places) and then in `recent` (its
-        first `slots` slots). Only `recent` is made anew.
+        first `slots` slots). Only `recent` is made anew. In a layer with a window `past` may be a
+        ring (see `ring_positions`) that is shorter than the row and at least as long as the window.
 
         Args:
             token_ids: (batch, new) int32.
             lengths: (batch,) int32, how many tokens of each row are in `past`.
             slots: (batch,) int32, how many are in `recent`; the new tokens go behind them.
-            past: for each layer keys and values, (batch, key/value heads, length, head_dim).
+            past: for each layer keys and values, (batch, key/value heads, length, head_dim), the
+                lengths the same for layers of the same window.
             recent: for each layer keys and values, (batch, key/value heads, slots, head_dim).
 
         Returns:
@@ -293,7 +296,6 @@ class GPT(TextMethods, Formats, NextTokenModel):
             new tokens in it.
         """
         batch, new = ops.shape(token_ids)[0], ops.shape(token_ids)[1]
-        place = ops.arange(ops.shape(past[0].keys)[2], dtype="int32")[None, None, None, :]
         slot = ops.arange(ops.shape(recent[0].keys)[2], dtype="int32")[None, None, None, :]
         in_past = ops.reshape(lengths, (-1, 1, 1, 1))
         # (batch, 1, new, 1): the slot of each new token.
@@ -301,8 +303,13 @@ class GPT(TextMethods, Formats, NextTokenModel):
             ops.arange(new, dtype="int32"), (1, 1, -1, 1)
         )
         masks = {}
-        for window in set(self.config.attention_windows):
-            seen = ops.broadcast_to(place < in_past, (batch, 1, new, ops.shape(place)[3]))
+        for layer, each in enumerate(past):
+            window = self.config.attention_window(layer)
+            if window in masks:
+                continue
+            size = ops.shape(each.keys)[2]
+            place = ring_positions(lengths, size)[:, None, None, :]  # (batch, 1, 1, size)
+            seen = ops.broadcast_to(place >= 0, (batch, 1, new, size))
             seen_slots = slot <= own  # (batch, 1, new, slots)
             if window is not None:
                 seen = ops.logical_and(seen, in_past + own - place < window)
@@ -320,6 +327,10 @@ class GPT(TextMethods, Formats, NextTokenModel):
             )
             kept.append(layer_recent)
         return states, kept
+
+    def drop_tokens(self, past: Sequence[KeyValues], first: Any, counts: Any) -> list[KeyValues]:
+        """Take `counts` tokens of each row out of `past` from place `first` on; see `drop_turned`."""
+        return drop_turned(past, first, counts, self.config)
 
     def next_logits(self, states: Any) -> Any:
         """Turn states that `prefill` or `step` gave, (batch, embedding_dim), into float32 logits."""

@@ -3,13 +3,15 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
+import numpy as np
+
 from keras_gpt import generation
 from keras_gpt.generation import Constraint
 from keras_gpt.generation.protocol import Decoder
 
 
 class TextMethods:
-    """`generate`, `stream` and `score`, for a class that is a `Decoder`."""
+    """`generate`, `stream`, `embed` and `score`, for a class that is a `Decoder`."""
 
     def generate(
         self,
@@ -46,6 +48,7 @@ class TextMethods:
         length_penalty: float = 1.0,
         early_stopping: bool | str = False,
         penalty_alpha: float | None = None,
+        attention_sinks: int | None = None,
     ) -> Any:
         """Continue prompts, token by token.
 
@@ -56,7 +59,8 @@ class TextMethods:
         Args:
             prompt: a string or a list of ids, or a list (or an array) of either. Strings need a
                 tokenizer.
-            max_length: the most tokens of an answer, its prompt included; by default the context.
+            max_length: the most tokens of an answer, its prompt included; by default the context,
+                beyond which only `attention_sinks` lead.
             max_new_tokens: the most new tokens; instead of `max_length`.
             temperature: divides the logits; 0 always takes the most probable token.
             top_k: only the k most probable tokens are drawn from; None is all.
@@ -67,8 +71,9 @@ class TextMethods:
                 `generation_settings`, or else the tokenizer's end of text; [] never stops.
             seed: from 0 to 2^31 - 1. The same seed gives the same answer to a prompt, whatever
                 stands beside it in the batch. None draws one.
-            truncate: "left" drops the beginning of a prompt that is too long for the context; None
-                raises.
+            truncate: what goes from a prompt that does not fit the context together with
+                `max_new_tokens`: "left" its beginning, "right" its end, "middle" what lies between
+                a beginning and an end of the same length; None raises. `details` count it.
             min_p: only tokens at least this times as probable as the most probable are drawn from.
             typical_p: only the tokens whose information is closest to the entropy, that together
                 reach this probability, are drawn from.
@@ -88,7 +93,7 @@ class TextMethods:
                 they do not count.
             echo: whether an answer begins with its prompt.
             details: whether to give `keras_gpt.generation.Answer` objects: text, new ids, what ended
-                them, and log-probabilities.
+                them, log-probabilities, and how much was cut out of the prompt.
             logprobs: how many of the most probable tokens `details` hold for each token, from 0
                 to 20, beside log P of the chosen one; None asks for neither.
             draft_model: a smaller GPT with the same vocabulary that guesses the next tokens, which
@@ -114,6 +119,12 @@ class TextMethods:
                 with the largest (1 - penalty_alpha) * P - penalty_alpha * (the cosine between its
                 state and the most similar one of all earlier tokens). About 0.6 with a `top_k` of 4
                 is usual. Nothing is drawn.
+            attention_sinks: lets an answer go on beyond the context, as far as `max_new_tokens` or
+                `max_length` says: so many of the first tokens stay (4 are usual), and the newest
+                ones; whenever the context is full, an eighth of those between is forgotten, the
+                oldest first. Positions count what is left. For models of rotary positions without
+                windows; not together with beams, contrastive search, guessed tokens, a constraint
+                or `no_repeat_ngram_size`.
 
         Returns:
             Prompt and continuation: a string for a string, ids for ids, a list for a list. With
@@ -129,7 +140,7 @@ class TextMethods:
         Sources: top-k, arXiv:1805.04833; top-p, arXiv:1904.09751; min-p, arXiv:2407.01082; typical,
         arXiv:2202.00666; repetition penalty, arXiv:1909.05858; n-grams, arXiv:1705.04304;
         speculative decoding, arXiv:2211.17192; beams, transformers' `generate` (5.23); contrastive
-        search, arXiv:2202.06417.
+        search, arXiv:2202.06417; attention sinks, arXiv:2309.17453.
         """
         return generation.generate(
             cast(Decoder, self),
@@ -165,6 +176,7 @@ class TextMethods:
             length_penalty=length_penalty,
             early_stopping=early_stopping,
             penalty_alpha=penalty_alpha,
+            attention_sinks=attention_sinks,
         )
 
     def stream(self, prompt: Any, **settings: Any) -> Iterator[Any]:
@@ -206,6 +218,28 @@ class TextMethods:
             >>> gpt.warmup(batch_size=4, max_length=256)
         """
         generation.warmup(cast(Decoder, self), batch_size, max_length, chunk)
+
+    def embed(self, texts: Any, pooling: str = "mean", normalize: bool = True) -> np.ndarray:
+        """Turn texts into vectors that are alike where the texts are.
+
+        Args:
+            texts: a string or a list of ids, or a list of either, each within the context.
+            pooling: "mean" of the last states of all tokens, or the "last" token's, which has seen
+                all others.
+            normalize: whether each vector has the length 1, so that a product of two is their
+                cosine.
+
+        Returns:
+            (texts, embedding_dim) float32, or (embedding_dim,) for one text.
+
+        Raises:
+            ValueError: a text is empty or longer than the context, or `pooling` is unknown.
+
+        Example:
+            >>> cat, kitten = gpt.embed(["a cat", "a kitten"])
+            >>> similarity = cat @ kitten
+        """
+        return generation.embed(cast(Decoder, self), texts, pooling, normalize)
 
     def score(self, targets: Any, given: Any = None, per_token: bool = False) -> Any:
         """Give log P(w1 ... wn) = sum of log P(wt | w1 ... w(t-1)), in nats.

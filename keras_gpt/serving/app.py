@@ -19,6 +19,7 @@ except ImportError as error:
         "serving needs fastapi and uvicorn: pip install 'keras-gpt[serve]'"
     ) from error
 
+from keras_gpt.serving.bodies import read_body
 from keras_gpt.serving.errors import ServingError
 from keras_gpt.serving.json_text import parse_object
 from keras_gpt.serving.store import ModelStore
@@ -30,9 +31,6 @@ DEFAULT_MAX_REQUEST_BYTES = 32 * 2**20
 _MODEL = r"/v1/models/(?P<name>[^/:]+)(?:/versions/(?P<version>[0-9]+)|/labels/(?P<label>[^/:]+))?"
 _READ = re.compile(_MODEL + r"(?P<metadata>/metadata)?")
 _CALL = re.compile(_MODEL + r":(?P<verb>predict|classify|regress)")
-# Most clients read no answer before they have sent everything. So a body that is somewhat too long
-# is read to its end and dropped; beyond this many times the limit the connection is closed.
-_DISCARDED = 4
 _ALL_METHODS = ["GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS"]
 
 
@@ -76,7 +74,7 @@ def create_app(
             call = _CALL.fullmatch(path) if request.method == "POST" else None
             if call is None:
                 raise ServingError(f"Malformed request: {request.method} {path}")
-            body = await _body(request, max_request_bytes)
+            body = await read_body(request, max_request_bytes)
             if body is None:
                 return _error(f"The request is longer than {max_request_bytes} bytes", 413)
             # Off the event loop: a long generation must not keep others from being answered.
@@ -147,24 +145,6 @@ def _target(match: re.Match[str]) -> tuple[str, int | None]:
     if len(digits) > 19 or int(digits) >= 2**63:
         raise ServingError(f"Failed to convert version: {match['version']} to numeric.")
     return urllib.parse.unquote(match["name"]), int(digits)
-
-
-async def _body(request: Request, limit: int) -> bytes | None:
-    """The request's body, or None when it is longer than `limit` bytes."""
-    announced = request.headers.get("content-length", "")
-    if announced.isdecimal() and int(announced) > _DISCARDED * limit:
-        return None
-    body = bytearray()
-    received = 0
-    async for chunk in request.stream():
-        received += len(chunk)
-        if received <= limit:
-            body += chunk
-        else:
-            body.clear()
-        if received > _DISCARDED * limit:
-            break
-    return bytes(body) if received <= limit else None
 
 
 def _json(value: Any, indent: int | None = None, status: int = 200) -> Response:

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import socket
 
 try:
     import uvicorn
@@ -11,6 +10,7 @@ except ImportError as error:
         "serving needs fastapi and uvicorn: pip install 'keras-gpt[serve]'"
     ) from error
 
+from keras_gpt.serving.addresses import address_of, listen
 from keras_gpt.serving.app import DEFAULT_MAX_REQUEST_BYTES, create_app
 from keras_gpt.serving.sample_request import curl_line
 
@@ -41,10 +41,9 @@ def serve(
         >>> serve("saved_models")  # Ctrl-C ends it
     """
     # The port is taken first: loading may be long, and would be in vain if it is in use.
-    with _listen(host, port) as listener:
+    with listen(host, port) as listener:
         app = create_app(folder, max_request_bytes)
-        shown_host = f"[{host}]" if ":" in host else host
-        address = f"http://{shown_host}:{listener.getsockname()[1]}"
+        address = address_of(listener, host)
         servables = app.state.store.servables()
         print(f"Serving {len(servables)} model(s) of {folder} at {address}; Ctrl-C ends it.")
         for servable in servables:
@@ -53,28 +52,3 @@ def serve(
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
         with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C is how one ends a server
             server.run(sockets=[listener])
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    if not 0 <= port <= 65535:
-        raise ValueError(f"port must be in 0 to 65535. Received: port={port}")
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-    except socket.gaierror as error:
-        raise OSError(f"host is not an address ({error}). Received: host={host!r}") from error
-    listener = socket.socket(family, kind, protocol)
-    try:
-        if os.name == "posix":  # on Windows this would let two servers share the port
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(128)
-    except OSError as error:
-        listener.close()
-        raise OSError(
-            error.errno,
-            f"cannot listen there ({error.strerror}); end the other server, or choose another "
-            f"port or host. Received: host={host!r}, port={port}",
-        ) from error
-    return listener

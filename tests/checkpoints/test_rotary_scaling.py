@@ -15,6 +15,7 @@ ORIGINAL, LONG = 32, 128
 # In transformers' terms; heads are 16 wide and turn with base 1000.
 THEIRS: dict[str, dict[str, Any]] = {
     "linear": {"rope_type": "linear", "factor": 4.0},
+    "dynamic": {"rope_type": "dynamic", "factor": 4.0},
     "yarn": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": ORIGINAL},
     "yarn-all": {
         "rope_type": "yarn",
@@ -34,6 +35,7 @@ THEIRS: dict[str, dict[str, Any]] = {
 }
 OURS = {
     "linear": RotaryScaling(method="linear", factor=4),
+    "dynamic": RotaryScaling(method="dynamic", factor=4),
     "yarn": RotaryScaling(method="yarn", factor=4, original_context_length=ORIGINAL),
     "yarn-all": RotaryScaling(
         method="yarn",
@@ -120,6 +122,20 @@ def test_logits_beyond_the_original_context_are_those_of_transformers(
     np.testing.assert_array_equal(_their_logits(again, ids), expected)
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_the_library_too_leaves_dynamic_frequencies_within_the_context() -> None:
+    """Where its factor acts, beyond the context, our model reads nothing."""
+    theirs, ids = _theirs("dynamic"), random_ids(1, LONG + 8, high=211)
+    plain = _theirs("dynamic")
+    plain.config.rope_parameters["factor"] = 1.0
+    within = [_their_logits(model, ids[:, :LONG]) for model in (theirs, plain)]
+    beyond = [_their_logits(model, ids) for model in (theirs, plain)]
+    np.testing.assert_array_equal(*within)
+    assert np.abs(beyond[0] - beyond[1]).max() > 0.01
+    with pytest.raises(ValueError, match=f"fit the context of {LONG} tokens"):
+        _llama(rotary_scaling=OURS["dynamic"]).generate([1] * LONG, max_new_tokens=1)
+
+
 @pytest.mark.parametrize("name", THEIRS)
 def test_both_generations_of_the_library_find_the_scaling(tmp_path: Path, name: str) -> None:
     """rope_scaling and rope_theta before transformers 5, rope_parameters since; each alone."""
@@ -140,8 +156,7 @@ def test_both_generations_of_the_library_find_the_scaling(tmp_path: Path, name: 
 @pytest.mark.parametrize(
     ("rope", "message"),
     [
-        ({"rope_type": "dynamic", "factor": 2.0}, "cannot follow. Received: method='dynamic'"),
-        ({"type": "dynamic", "factor": 2.0}, "cannot follow. Received: method='dynamic'"),
+        ({"rope_type": "dynamic"}, "factor must be a finite number above 0.*factor=None"),
         ({"rope_type": "longrope", "factor": 2.0}, "method must be one of .*'longrope'"),
         ({"rope_type": ["x"], "factor": 2.0}, r"method must be one of .*\['x'\]"),
         ({"rope_type": "linear"}, "factor must be a finite number above 0.*factor=None"),
@@ -251,12 +266,15 @@ def test_a_gguf_file_keeps_metas_scaling_as_factors(tmp_path: Path) -> None:
     [
         {"rotary_scaling": OURS["llama3"], "rotary_base": 500000.0},
         {"rotary_scaling": META, "rotary_base": 100.0},  # no pair is divided by the whole factor
+        {"rotary_scaling": OURS["dynamic"]},  # llama.cpp has none
     ],
 )
-def test_a_llama3_scaling_that_could_not_be_read_back_is_refused(
+def test_a_scaling_that_could_not_be_read_back_is_refused(
     tmp_path: Path, changes: dict[str, Any]
 ) -> None:
     """By its name, and no file is left."""
-    with pytest.raises(ValueError, match=r"gguf format's Llama has method='llama3'.*only with"):
+    with pytest.raises(
+        ValueError, match=r"gguf format's Llama has .*cannot be kept.*Received: rotary_sc"
+    ):
         _llama(**changes).save_to_gguf(tmp_path / "model.gguf")
     assert not list(tmp_path.iterdir())

@@ -88,6 +88,17 @@ def test_ctrl_c_stops_the_answer_and_not_the_conversation(
     assert messages[2]["content"] == "the mat"
 
 
+def test_a_message_that_is_too_long(model: Path) -> None:
+    """Is an error, or is cut where that is asked for; the conversation goes on."""
+    said = "the cat sat on the mat. " * 40 + "\nthe mat\n"
+    output = _run(model, said)
+    assert "error: " in output
+    assert "truncate=" in output
+    assert re.match(
+        r"\[\d+ tokens of the message were left out\]\n", _run(model, said, "--truncate", "middle")
+    )
+
+
 def test_words_that_begin_with_a_slash_are_not_sent(model: Path, tmp_path: Path) -> None:
     """An unknown one is named, a file that cannot be written is an error line."""
     output = _run(model, f"/sing\n/help\n/save {tmp_path}/file/in/file\n/save {tmp_path}\n")

@@ -198,6 +198,22 @@ def test_generate_searches_with_beams(model: Path) -> None:
     assert _run("generate", model, "The answer", *settings) == expected + "\n"
 
 
+def test_generate_cuts_a_long_prompt_where_it_is_told_to(model: Path) -> None:
+    """What is left out is counted; without being told it is an error."""
+    prompt = "The answer to question 3 is " * 3
+    settings = ["--max-new-tokens", 5, "--temperature", 0]
+    with pytest.raises(ValueError, match="truncate='left', 'right' or 'middle'"):
+        _run("generate", model, prompt, *settings)
+    gpt = GPT.from_preset(model)
+    wanted = {"max_new_tokens": 5, "temperature": 0, "truncate": "middle", "echo": False}
+    answer = gpt.generate(prompt, details=True, **wanted)
+    output = _run("generate", model, prompt, *settings, "--truncate", "middle")
+    length = len(gpt.tokenizer.encode(prompt))
+    said = f"[{answer.dropped_prompt_tokens} of the prompt's {length} tokens were left out]\n"
+    assert answer.dropped_prompt_tokens == length + 5 - gpt.config.context_length
+    assert output == f"{said}{prompt}{answer.text}\n"
+
+
 def test_generate_gives_several_answers(model: Path) -> None:
     """Numbered, and each its own."""
     settings = ["--max-new-tokens", 5, "--seed", 1, "--num-return-sequences", 2]
@@ -303,7 +319,7 @@ def test_help_shows_the_defaults(verb: str) -> None:
     """Of every option that has one."""
     output = _run(verb, "--help")
     assert "Usage" in output
-    defaults = {"train": "1000", "demo": "2.0", "serve": "8501", "finetune": "32"}
+    defaults = {"train": "1000", "demo": "2.0", "serve": "127.0.0.1", "finetune": "32"}
     if verb in defaults:
         assert f"[default: {defaults[verb]}" in output
 

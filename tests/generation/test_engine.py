@@ -161,6 +161,53 @@ def test_many_threads(speaker):
     assert got == [want] * 12
 
 
+def test_a_request_that_waits_ends_though_no_place_is_free(speaker):
+    with Engine(speaker, max_batch=1, max_waiting=2) as engine:
+        running = engine.submit("the cat", max_new_tokens=120, stop_token_ids=[], temperature=0)
+        pieces = iter(running)
+        next(pieces)
+        late = engine.submit("the mat", deadline=0.01)
+        unwanted = engine.submit("the mat", client="other")
+        unwanted.cancel()
+        assert unwanted.result(timeout=60).finish_reason == "cancelled"
+        assert late.result(timeout=60).finish_reason == "deadline"
+        assert late.result().token_ids == unwanted.result().token_ids == []
+        assert engine.num_running <= 1
+        assert engine.num_waiting == 0
+        running.cancel()
+        running.result(timeout=60)
+        assert not engine.is_closed
+    assert engine.is_closed
+
+
+def test_the_answers_to_one_prompt_are_those_of_generate(speaker):
+    settings = {"max_new_tokens": 6, "temperature": 1.5, "seed": 4, "stop_token_ids": []}
+    want = alone(speaker, "the cat", num_return_sequences=3, **settings)
+    with Engine(speaker, max_batch=4) as engine:
+        asked = [engine.submit("the cat", sequence=n, **settings) for n in range(3)]
+        assert [each.result(timeout=60).text for each in asked] == want
+        assert len(set(want)) > 1
+
+
+def test_ids_in_and_text_out_and_a_listener(speaker):
+    ids = speaker.tokenizer.encode("the cat")
+    settings = {"max_new_tokens": 8, "temperature": 0, "stop_token_ids": []}
+    heard = []
+    with Engine(speaker) as engine:
+        request = engine.submit(
+            ids, as_text=True, listener=lambda *event: heard.append(event), **settings
+        )
+        answer = request.result(timeout=60)
+        plain = engine.submit(ids, **settings).result(timeout=60)
+        silent = engine.submit("the cat", as_text=False, **settings).result(timeout=60)
+    assert answer.text == alone(speaker, "the cat", **settings)
+    assert plain.token_ids == silent.token_ids == answer.token_ids
+    assert plain.text is silent.text is None
+    assert "".join(text for text, _ in heard) == answer.text
+    assert [chosen.token for _, chosen in heard if chosen] == answer.token_ids
+    assert heard[-1][1] is None
+
+
 def test_closing_and_failing(speaker, monkeypatch):
     engine = Engine(speaker)
     engine.close()
@@ -212,3 +259,10 @@ def test_bad_requests(speaker):
             engine.submit("a", deadline=-1)
         with pytest.raises(ValueError, match="top_p must be"):
             engine.submit("a", top_p=2)
+        with pytest.raises(ValueError, match="sequence must be an integer"):
+            engine.submit("a", sequence=-1)
+    with (
+        Engine(shared_gpt("gpt3")) as engine,
+        pytest.raises(ValueError, match="as_text needs a model with a tokenizer"),
+    ):
+        engine.submit([1], as_text=True)

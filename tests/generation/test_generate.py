@@ -127,14 +127,26 @@ def test_lengths():
     assert len(gpt.generate(full, temperature=0)) == CONTEXT
 
 
-def test_truncate_left_keeps_the_end():
+def test_truncate_keeps_what_it_says():
     gpt = shared_gpt("gpt3")
-    long = random_ids(60, seed=4).tolist()
-    got = gpt.generate(long, max_new_tokens=5, temperature=0, truncate="left")
-    assert got[: CONTEXT - 5] == long[-(CONTEXT - 5) :]
-    assert got == gpt.generate(long[-(CONTEXT - 5) :], max_new_tokens=5, temperature=0)
-    short = PROMPTS[0]
-    assert gpt.generate(short, max_new_tokens=2, temperature=0, truncate="left")[:3] == short
+    long, kept = random_ids(60, seed=4).tolist(), CONTEXT - 5  # 43 tokens
+    settings = {"max_new_tokens": 5, "temperature": 0}
+    wanted = {"left": long[-kept:], "right": long[:kept], "middle": [*long[:21], *long[-22:]]}
+    for truncate, prompt in wanted.items():
+        got = gpt.generate(long, truncate=truncate, **settings)
+        assert got == gpt.generate(prompt, **settings)
+        assert got[:kept] == prompt
+        short = PROMPTS[0]
+        assert gpt.generate(short, truncate=truncate, **settings)[:3] == short
+
+
+def test_an_answer_counts_what_was_cut_out_of_its_prompt():
+    gpt = shared_gpt("gpt3")
+    prompts = [random_ids(60, seed=4).tolist(), PROMPTS[0]]
+    answers = gpt.generate(
+        prompts, max_new_tokens=5, temperature=0, truncate="middle", details=True
+    )
+    assert [answer.dropped_prompt_tokens for answer in answers] == [60 + 5 - CONTEXT, 0]
 
 
 def test_forms_of_prompts():
@@ -234,14 +246,14 @@ def test_full_slots_go_behind_each_row_s_past():
     shape = (3, 2, 40, 4)
     past = [KeyValues(*rng.normal(size=(2, *shape)).astype("float32")) for _ in range(2)]
     recent = [KeyValues(*rng.normal(size=(2, 3, 2, 8, 4)).astype("float32")) for _ in range(2)]
-    lengths = np.array([0, 17, 36], "int32")  # the last row's end has no room
-    got = fold(past, recent, tf.constant(lengths))
+    lengths, slots = np.array([0, 17, 36], "int32"), np.array([8, 0, 4], "int32")
+    got = fold(past, recent, tf.constant(lengths), tf.constant(slots))
     for layer, old, new in zip(got, past, recent, strict=True):
         for part, before, moved in zip(layer, old, new, strict=True):
-            want = np.concatenate([before, np.zeros((3, 2, 8, 4), "float32")], axis=2)
-            for row, length in enumerate(lengths):
-                want[row, :, length : length + 8] = moved[row]
-            np.testing.assert_array_equal(part, want[:, :, :40])
+            want = before.copy()
+            for row, (length, count) in enumerate(zip(lengths, slots, strict=True)):
+                want[row, :, length : length + count] = moved[row, :, :count]
+            np.testing.assert_array_equal(part, want)
 
 
 def test_buckets():

@@ -59,7 +59,9 @@ def test_wrong_prompts(prompt, error, message):
         ({"seed": -1}, "seed=-1"),
         ({"seed": 2**31}, "seed=2147483648"),
         ({"seed": 1.0}, "seed=1.0"),
-        ({"truncate": "right"}, "truncate='right'"),
+        ({"max_new_tokens": CONTEXT, "truncate": "middle"}, "context"),
+        ({"truncate": "top"}, "truncate='top'"),
+        ({"truncate": ["left"]}, r"truncate=\['left'\]"),
         ({"stop_token_ids": [VOCAB_SIZE]}, "stop_token_ids"),
     ],
 )
@@ -87,7 +89,7 @@ def test_a_prompt_as_long_as_the_context():
     gpt = shared_gpt("gpt2")
     with pytest.raises(ValueError, match=f"prompt 1.*a prompt of {CONTEXT} tokens"):
         gpt.generate([[1], [1] * CONTEXT])
-    with pytest.raises(ValueError, match="truncate='left'"):
+    with pytest.raises(ValueError, match="truncate='left', 'right' or 'middle'"):
         gpt.generate([1] * (CONTEXT + 20), max_new_tokens=4)
 
 

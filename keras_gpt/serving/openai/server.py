@@ -1,0 +1,116 @@
+"""Runs the application on a port of this machine, and ends it without losing an answer."""
+
+import logging
+import os
+import sys
+import time
+from types import FrameType
+from typing import Any
+
+try:
+    import uvicorn
+    from starlette.concurrency import run_in_threadpool
+except ImportError as error:
+    raise ImportError(
+        "serving needs fastapi and uvicorn: pip install 'keras-gpt[serve]'"
+    ) from error
+
+from keras_gpt.serving.addresses import address_of, listen
+from keras_gpt.serving.openai.app import create_app
+from keras_gpt.serving.openai.keys import Keys
+from keras_gpt.serving.openai.service import Limits, Service
+
+_LAST_SECONDS = 2  # for connections that are still open after the last answer
+
+
+def serve(
+    load: Any,
+    name: str,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    *,
+    limits: Limits | None = None,
+    api_keys: str | os.PathLike[str] | None = None,
+    drain_seconds: float = 30.0,
+    log_prompts: bool = False,
+) -> None:
+    """Serve a model with OpenAI's API until SIGTERM or Ctrl-C.
+
+    Then answers that were begun are written to their end, new requests get status 503, and the
+    function returns. A second signal ends it at once. The log goes to standard error.
+
+    Args:
+        load: gives the `GPT`; called when the port is sure to be free.
+        name: what clients call it.
+        host: the address to listen on. The default is reachable from this machine only.
+        port: the port; 0 takes a free one.
+        limits: how much it takes on; None is the usual.
+        api_keys: a file of those who may use it, see `Keys.from_file`; None lets everybody.
+        drain_seconds: how long it waits for answers after the signal.
+        log_prompts: whether the log has what clients asked.
+
+    Raises:
+        ImportError: FastAPI or uvicorn is missing.
+        FileNotFoundError: there is no file of keys.
+        OSError: the port is in use, or the address is not one of this machine.
+        ValueError: an argument is out of range, or the model has no tokenizer.
+
+    Example:
+        >>> serve(lambda: GPT.from_preset("my-gpt/"), "my-gpt")
+    """
+    # Compiling for many shapes is meant here; TensorFlow warns of it between the lines of the log.
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    with listen(host, port) as listener:
+        keys = None if api_keys is None else Keys.from_file(api_keys)
+        app = create_app(
+            load(), name, limits=limits, keys=keys, log=sys.stderr, log_prompts=log_prompts
+        )
+        service: Service = app.state.service
+        address = address_of(listener, host)
+        print(
+            f"Serving {name} at {address}/v1 (OpenAI's API); Ctrl-C ends it.\n"
+            f"Prompt and answer may have {service.max_length} tokens together. It answers when "
+            f"{address}/health/ready does.",
+            flush=True,
+        )
+        config = uvicorn.Config(
+            app,
+            log_level="warning",
+            access_log=False,
+            timeout_graceful_shutdown=_LAST_SECONDS,
+        )
+        DrainingServer(config, service, drain_seconds).run(sockets=[listener])
+
+
+class DrainingServer(uvicorn.Server):
+    """A server that on a signal answers what it has begun, refuses the rest, and ends.
+
+    Args:
+        config: uvicorn's.
+        service: is told that the end has come.
+        seconds: how long to wait for answers.
+    """
+
+    def __init__(self, config: uvicorn.Config, service: Service, seconds: float) -> None:
+        super().__init__(config)
+        self._service = service
+        self._seconds = seconds
+        self._end: float | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to end; a second signal ends at once."""
+        if self._service.is_draining:
+            self.should_exit = self.force_exit = True
+            return
+        self._end = time.monotonic() + self._seconds
+        self._service.is_draining = True
+
+    async def on_tick(self, counter: int) -> bool:
+        """Say, ten times a second, whether the end has come."""
+        if self._end is not None:
+            is_late = time.monotonic() > self._end
+            if is_late:  # what has not ended is answered with status 503
+                await run_in_threadpool(self._service.close)
+            if is_late or self._service.in_flight == 0:
+                self.should_exit = True
+        return bool(await super().on_tick(counter))

@@ -1,0 +1,155 @@
+"""What all requests to the OpenAI-style API share: the model, its engine, and the limits."""
+
+import asyncio
+import contextlib
+import dataclasses
+import threading
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+from keras_gpt.generation import Engine
+from keras_gpt.generation.sampling_options import check_int, is_number
+from keras_gpt.serving.openai.errors import ApiError, queue_full, unavailable
+
+# A longer one takes much memory and time to compile, so it has to be asked for.
+_USUAL_LENGTH = 2048
+_CHUNK = 128  # tokens of a prompt that are read between two steps of the others
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Limits:
+    """How much a server takes on.
+
+    Args:
+        max_batch: how many answers are written at a time.
+        max_waiting: how many wait; more get status 429.
+        max_length: the most tokens of a prompt and its answer; None is the model's context, and
+            at most 2048.
+        max_request_bytes: a longer body gets status 413.
+        warmup: whether to compile everything before the first request; else requests wait where
+            they are the first of their size.
+        deadline: seconds after which an answer ends with what there is; None is never.
+
+    Raises:
+        ValueError: a limit is out of range.
+    """
+
+    max_batch: int = 8
+    max_waiting: int = 256
+    max_length: int | None = None
+    warmup: bool = True
+    max_request_bytes: int = 4 * 2**20
+    deadline: float | None = None
+
+    def __post_init__(self) -> None:
+        """Check every limit that the engine does not check."""
+        check_int("max_request_bytes", self.max_request_bytes, 1, None)
+        if self.deadline is not None and not (is_number(self.deadline) and self.deadline > 0):
+            raise ValueError(
+                f"deadline must be seconds above 0. Received: deadline={self.deadline!r}"
+            )
+
+
+class Service:
+    """A model that answers requests, under a name.
+
+    Args:
+        gpt: a `GPT` with a tokenizer.
+        name: what clients call it.
+        limits: how much it takes on.
+
+    Attributes:
+        created: when it was made, in seconds since 1970.
+        is_draining: whether it takes no more requests because it is to end.
+        in_flight: how many requests are being answered.
+
+    Raises:
+        ValueError: the model has no tokenizer, or a limit is out of range.
+    """
+
+    def __init__(self, gpt: Any, name: str, limits: Limits) -> None:
+        if gpt.tokenizer is None:
+            raise ValueError("gpt must have a tokenizer to serve text. Received: tokenizer=None")
+        context = gpt.config.context_length
+        usual = min(context, _USUAL_LENGTH)
+        self.max_length = usual if limits.max_length is None else limits.max_length
+        check_int("max_length", self.max_length, 2, context)
+        self.gpt = gpt
+        self.name = name
+        self.limits = limits
+        self.created = int(time.time())
+        self.is_draining = False
+        self.in_flight = 0
+        self.engine = Engine(gpt, limits.max_batch, limits.max_waiting, chunk=_CHUNK)
+        self._warm = threading.Event()
+        self._embedding = asyncio.Lock()
+        self._num_embedding = 0  # those that wait included
+        self._failure: Exception | None = None
+
+    def warm_up(self) -> None:
+        """Compile what requests need, if that is wanted; before its end no request is taken."""
+        try:
+            if self.limits.warmup:
+                self.gpt.warmup(self.limits.max_batch, self.max_length, _CHUNK)
+        except Exception as error:  # whatever it was, the server must say so
+            self._failure = error
+            raise
+        self._warm.set()
+
+    @property
+    def is_alive(self) -> bool:
+        """Say whether it answers, or will do so."""
+        return self._failure is None and (self.is_draining or not self.engine.is_closed)
+
+    @property
+    def is_ready(self) -> bool:
+        """Say whether it takes requests."""
+        return self.is_alive and self._warm.is_set() and not self.is_draining
+
+    def check_ready(self) -> None:
+        """Refuse a request that cannot be taken.
+
+        Raises:
+            ApiError: the server is starting, ending, or broken.
+        """
+        if self.is_draining:
+            raise unavailable("the server is shutting down: ask another one", "shutting_down")
+        if not self.is_alive:
+            raise ApiError(500, "the server has failed; its log says why", code="engine_failed")
+        if not self._warm.is_set():
+            raise unavailable("the model is being compiled: try again soon", "not_ready")
+
+    def check_model(self, name: str) -> None:
+        """Refuse the name of another model.
+
+        Raises:
+            ApiError: it is another one.
+        """
+        if name != self.name:
+            raise ApiError(
+                404,
+                f"there is no model {name!r:.100} here; there is {self.name!r}",
+                param="model",
+                code="model_not_found",
+            )
+
+    @contextlib.asynccontextmanager
+    async def embedding_turn(self) -> AsyncIterator[None]:
+        """Wait until nothing else is embedded: one at a time has bounded memory.
+
+        Raises:
+            ApiError: too many requests wait.
+        """
+        if self._num_embedding > self.limits.max_waiting:
+            raise queue_full()
+        self._num_embedding += 1
+        try:
+            async with self._embedding:
+                yield
+        finally:
+            self._num_embedding -= 1
+
+    def close(self) -> None:
+        """End the engine."""
+        self.engine.close()
