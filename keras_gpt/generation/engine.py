@@ -150,7 +150,8 @@ class Engine:
     @property
     def num_running(self) -> int:
         """Count the requests that are being answered."""
-        return len(self._running) + (self._reading is not None)
+        reading = self._reading  # before `_running`: a request enters there before it leaves here
+        return len(self._running) + (reading is not None and reading[0] not in self._running)
 
     @property
     def num_waiting(self) -> int:
@@ -239,16 +240,15 @@ class Engine:
         read = reader.advance()
         if read is None:
             return
-        self._reading = None
         joining = Batch(self._model, [request.asked.row], read)
-        if self._hand_out(joining, [request], [0]):
-            return
-        if self._batch is None:
-            self._batch, self._places = joining, [0]
-        else:
-            self._batch.join(self._places, joining)
-            self._places = [*range(len(self._running) + 1)]
-        self._running.append(request)
+        if not self._hand_out(joining, [request], [0]):
+            if self._batch is None:
+                self._batch, self._places = joining, [0]
+            else:
+                self._batch.join(self._places, joining)
+                self._places = [*range(len(self._running) + 1)]
+            self._running.append(request)
+        self._reading = None
 
     def _hand_out(self, batch: Batch, requests: list[Request], places: list[int]) -> bool:
         """Give each request its token, and say whether one has ended."""
