@@ -7,7 +7,7 @@ from gpt_cases import make_gpt, random_ids, shared_gpt
 from keras_gpt.generation import Engine
 from keras_gpt.generation.steps import decode_steps
 
-NAMES = ("first", "next", "read", "fold", "choose", "choose_controlled", "logprobs")
+NAMES = ("first", "next", "read", "fold", "choose", "choose_controlled", "logprobs", "_several")
 
 
 def traces(gpt, names=NAMES):
