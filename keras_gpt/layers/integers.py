@@ -191,16 +191,10 @@ def _product(
     @ops.custom_gradient
     def product(x: Any, scale: Any, *stored: Any) -> Any:
         flat = ops.reshape(ops.cast(x, "float32"), (-1, columns))
-        count = flat.shape[0]
-        if count is None or count < 2:
-            # A product with one row takes another road in XLA, which is slower.
-            flat = ops.pad(flat, [[0, 1], [0, 0]])
-        integers, steps = _round_rows(flat)
-        sums = ops.cast(multiply(integers, *stored), "float32")
+        numbers, steps = _whole_numbers(flat)
+        sums = ops.cast(multiply(numbers, *stored), "float32")
         # (rows of x, 1) * (rows of the matrix,)
         result = ops.cast(sums * steps * ops.cast(scale, "float32"), x.dtype)
-        if count is None or count < 2:
-            result = result[:-1]
         result = ops.reshape(result, (*ops.shape(x)[:-1], scale.shape[0]))
 
         def gradient(*args: Any, upstream: Any = None) -> tuple[Any, ...]:
@@ -214,18 +208,36 @@ def _product(
     return product(x, ops.convert_to_tensor(scale), *map(ops.convert_to_tensor, stored))
 
 
-def _integer_product(integers: Any, matrix: Any) -> Any:
-    """Give x Wᵀ of (n, columns) and (rows, columns) int8 as (n, rows) int32."""
+def _integer_product(numbers: Any, matrix: Any) -> Any:
+    """Give x Wᵀ of (n, columns) float whole numbers and (rows, columns) int8 as (n, rows) sums."""
+    if numbers.shape[0] == 1:
+        # XLA on a CPU multiplies one row faster in float32 than in integers, widening the weights
+        # as it reads them. Sums of whole numbers are exact up to 2^24, which they stay far below.
+        return _matmul_transposed(numbers, ops.cast(matrix, "float32"))
+    integers = ops.cast(numbers, "int8")
+    if numbers.shape[0] is None:
+        # It may be one row yet, for which XLA's integer product is slower than for two.
+        return _matmul_transposed(ops.pad(integers, [[0, 1], [0, 0]]), matrix, "int32")[:-1]
+    return _matmul_transposed(integers, matrix, "int32")
+
+
+def _matmul_transposed(x: Any, matrix: Any, dtype: str | None = None) -> Any:
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
         # Keras has no product with a transposed matrix, and XLA would lay the whole of it out anew.
-        return tf.matmul(integers, matrix, transpose_b=True, output_type=tf.int32)
-    return ops.matmul(integers, ops.transpose(matrix))
+        return tf.matmul(x, matrix, transpose_b=True, output_type=dtype)
+    return ops.matmul(x, ops.transpose(matrix))
 
 
 def _round_rows(matrix: Any) -> tuple[Any, Any]:
     """Give integers as (rows, columns) int8, and what a step stands for as (rows, 1) float32."""
+    numbers, steps = _whole_numbers(matrix)
+    return ops.cast(numbers, "int8"), steps
+
+
+def _whole_numbers(matrix: Any) -> tuple[Any, Any]:
+    """Give the integers of `_round_rows` as float32."""
     largest = ops.max(ops.abs(matrix), axis=1, keepdims=True)
     steps = ops.maximum(largest, _TINY) / _LARGEST
-    return ops.cast(ops.round(matrix / steps), "int8"), steps
+    return ops.round(matrix / steps), steps
