@@ -138,7 +138,7 @@ def int8_product(x: Any, matrix: Any, scale: Any) -> Any:
     Returns:
         (..., rows) in the dtype of `x`.
     """
-    return _product(x, [matrix], scale, _integer_product, lambda matrix: matrix)
+    return _product(x, [matrix], scale, _int8_sums, lambda matrix: matrix)
 
 
 def int4_product(x: Any, packed: Any, multipliers: Any, offsets: Any, scale: Any) -> Any:
@@ -156,13 +156,13 @@ def int4_product(x: Any, packed: Any, multipliers: Any, offsets: Any, scale: Any
     """
     columns = x.shape[-1]
 
-    def multiply(integers: Any, packed: Any, multipliers: Any, offsets: Any) -> Any:
+    def multiply(numbers: Any, packed: Any, multipliers: Any, offsets: Any) -> Any:
         width = packed.shape[1]
-        integers = ops.pad(integers, [[0, 0], [0, 2 * width - columns]])
+        numbers = ops.pad(numbers, [[0, 0], [0, 2 * width - columns]])
         low, high = _halves(packed, multipliers, offsets)
         # Two products: putting the halves side by side first costs a copy of the matrix.
-        return _integer_product(integers[:, :width], low) + _integer_product(
-            integers[:, width:], high
+        return _integer_product(numbers[:, :width], low) + _integer_product(
+            numbers[:, width:], high
         )
 
     return _product(
@@ -183,7 +183,7 @@ def _product(
 ) -> Any:
     """Multiply by a matrix that lies in `stored`.
 
-    `multiply` gives the int32 sums (n, rows) of (n, columns) int8 and what is stored, `widened` the
+    `multiply` gives the sums (n, rows) of (n, columns) whole numbers and what is stored, `widened` the
     integers (rows, columns) that it stands for.
     """
     columns = x.shape[-1]
@@ -208,17 +208,22 @@ def _product(
     return product(x, ops.convert_to_tensor(scale), *map(ops.convert_to_tensor, stored))
 
 
-def _integer_product(numbers: Any, matrix: Any) -> Any:
+def _int8_sums(numbers: Any, matrix: Any) -> Any:
     """Give x Wᵀ of (n, columns) float whole numbers and (rows, columns) int8 as (n, rows) sums."""
     if numbers.shape[0] == 1:
         # XLA on a CPU multiplies one row faster in float32 than in integers, widening the weights
         # as it reads them. Sums of whole numbers are exact up to 2^24, which they stay far below.
         return _matmul_transposed(numbers, ops.cast(matrix, "float32"))
-    integers = ops.cast(numbers, "int8")
-    if numbers.shape[0] is None:
-        # It may be one row yet, for which XLA's integer product is slower than for two.
-        return _matmul_transposed(ops.pad(integers, [[0, 1], [0, 0]]), matrix, "int32")[:-1]
-    return _matmul_transposed(integers, matrix, "int32")
+    return _integer_product(numbers, matrix)
+
+
+def _integer_product(numbers: Any, matrix: Any) -> Any:
+    """Give what `_int8_sums` gives, as int32, also where the matrix is computed first."""
+    integers, count = ops.cast(numbers, "int8"), numbers.shape[0]
+    if count is not None and count > 1:
+        return _matmul_transposed(integers, matrix, "int32")
+    # An integer product with one row takes another road in XLA, which is slower.
+    return _matmul_transposed(ops.pad(integers, [[0, 1], [0, 0]]), matrix, "int32")[:-1]
 
 
 def _matmul_transposed(x: Any, matrix: Any, dtype: str | None = None) -> Any:

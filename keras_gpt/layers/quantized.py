@@ -20,7 +20,7 @@ from keras_gpt.layers.integers import (
     rounded_4,
     unpacked,
 )
-from keras_gpt.layers.one_row import product
+from keras_gpt.layers.few_rows import product
 
 # Modes whose rounding and products are ours, each with one setting only; others are Keras' own.
 OUR_MODES = ("int8", "int4")
