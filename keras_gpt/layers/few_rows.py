@@ -45,8 +45,7 @@ def product(x: Any, matrix: Any) -> Any:
         # Times a one that XLA cannot know to be one: else it takes the widening back, and reads
         # half precision inside its product again.
         wide_x = ops.cast(x, "float32")
-        largest = ops.max(ops.abs(ops.stop_gradient(wide_x)))
-        one = ops.where(ops.isfinite(largest), 1.0, 2.0)
+        one = ops.where(ops.argmax(ops.stop_gradient(wide_x)) >= 0, 1.0, 2.0)
         return ops.cast(ops.matmul(wide_x, wide * one), x.dtype)
     inputs, outputs = matrix.shape
     width = _group_width(inputs)

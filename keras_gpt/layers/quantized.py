@@ -12,6 +12,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_gpt.layers.few_rows import product
 from keras_gpt.layers.integers import (
     int4_product,
     int8_product,
@@ -20,7 +21,6 @@ from keras_gpt.layers.integers import (
     rounded_4,
     unpacked,
 )
-from keras_gpt.layers.few_rows import product
 
 # Modes whose rounding and products are ours, each with one setting only; others are Keras' own.
 OUR_MODES = ("int8", "int4")
