@@ -1,5 +1,6 @@
 """What all tests share."""
 
+import gc
 import os
 import zlib
 from pathlib import Path
@@ -18,6 +19,10 @@ from hypothesis import settings
 # The same examples on every run: a test that fails here fails everywhere.
 settings.register_profile("keras_gpt", derandomize=True, deadline=None, print_blob=True)
 settings.load_profile("keras_gpt")
+
+# Imports and traced graphs are many objects that stay: looking through all of them for garbage as often
+# as Python does took about a sixth of the time of an import.
+gc.set_threshold(20_000, 10, 10)
 
 
 # The slowest files: begun last, one of them would keep one process busy while the others idle.

@@ -1,5 +1,6 @@
 """Compiling a function of a model under whichever backend Keras runs on."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -20,12 +21,7 @@ def compiled(function: Callable[..., Any], model: Decoder) -> Callable[..., Any]
         `tf.function`, and so goes into a SavedModel.
     """
     if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        # autograph would rewrite Python that has nothing to convert.
-        program = tf.function(function, jit_compile=True, autograph=False)
-        # Called from graphs alone: TensorFlow would compile it once more for calls from Python.
-        return tf.function(lambda *args: program(*args), autograph=False)
+        return _compiled_by_tensorflow(function)
     if keras.backend.backend() == "jax":
         import jax
 
@@ -37,6 +33,34 @@ def compiled(function: Callable[..., Any], model: Decoder) -> Callable[..., Any]
         pure_compiled = jax.jit(pure)
         return lambda *args: pure_compiled([v.value for v in model.variables], *args)
     return function
+
+
+@functools.cache
+def compiled_for_all(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile a function of a module, which reads no variables, once for each shape for all models.
+
+    Args:
+        function: takes and gives (nested) tensors.
+
+    Returns:
+        A function with the same arguments, as from `compiled`.
+    """
+    if keras.backend.backend() == "tensorflow":
+        return _compiled_by_tensorflow(function)
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.jit(function)
+    return function
+
+
+def _compiled_by_tensorflow(function: Callable[..., Any]) -> Callable[..., Any]:
+    import tensorflow as tf
+
+    # autograph would rewrite Python that has nothing to convert.
+    program = tf.function(function, jit_compile=True, autograph=False)
+    # Called from graphs alone: TensorFlow would compile it once more for calls from Python.
+    return tf.function(lambda *args: program(*args), autograph=False)
 
 
 def looped(

@@ -15,7 +15,7 @@ from keras_gpt.generation.cache import (
     length_bucket,
     longest,
 )
-from keras_gpt.generation.compiled import compiled, kept_with, looped
+from keras_gpt.generation.compiled import compiled, compiled_for_all, kept_with, looped
 from keras_gpt.generation.control import choose_controlled
 from keras_gpt.generation.protocol import Decoder
 from keras_gpt.generation.rows import tensor
@@ -48,7 +48,8 @@ class Several(NamedTuple):
 
 
 class DecodeSteps:
-    """The compiled functions of one model, each compiled once for each shape.
+    """The compiled functions of one model, each compiled once for each shape; those that read no
+    weights once for all models.
 
     Python's `generate` and the exported SavedModel run the same functions. A vocabulary may be
     larger than the tokenizer's (padded to a round number): what stands for no text is not chosen.
@@ -112,12 +113,6 @@ class DecodeSteps:
             states, recent = model.step(token_ids, lengths, slots, past, recent)
             return logits_at(states, places), recent
 
-        def logprobs(logits: Any, tokens: Any) -> tuple[Any, Any, Any]:
-            values = ops.log_softmax(logits, axis=-1)
-            chosen = ops.take_along_axis(values, ops.expand_dims(tokens, 1), axis=1)[:, 0]
-            top, top_ids = ops.top_k(values, min(TOP_LOGPROBS, known))
-            return chosen, ops.cast(top_ids, "int32"), top
-
         self.first = self.first_whole = compiled(first, model)
         self.keep_windows: Callable[..., Any] = lambda past, lengths: past
         if any(window is not None for window in model.config.attention_windows):
@@ -125,12 +120,12 @@ class DecodeSteps:
             self.keep_windows = compiled(keep, model)
         self.next = compiled(following, model)
         self.read = compiled(read, model)
-        self.probabilities = compiled(probabilities, model)
-        self.accept = compiled(accept, model)
-        self.fold = compiled(fold, model)
-        self.choose = compiled(choose, model)
-        self.choose_controlled = compiled(choose_controlled, model)
-        self.logprobs = compiled(logprobs, model)
+        self.probabilities = compiled_for_all(probabilities)
+        self.accept = compiled_for_all(accept)
+        self.fold = compiled_for_all(fold)
+        self.choose = compiled_for_all(choose)
+        self.choose_controlled = compiled_for_all(choose_controlled)
+        self.logprobs = compiled_for_all(_logprobs)
         self.score = compiled(model.score_positions, model)
         self._several = looped(self._none_is_last, self._one_more)
         self._config = model.config
@@ -207,6 +202,13 @@ class DecodeSteps:
             past, recent, tensor(lengths, "int32"), tensor(slots, "int32")
         )
         return folded
+
+
+def _logprobs(logits: Any, tokens: Any) -> tuple[Any, Any, Any]:
+    values = ops.log_softmax(logits, axis=-1)
+    chosen = ops.take_along_axis(values, ops.expand_dims(tokens, 1), axis=1)[:, 0]
+    top, top_ids = ops.top_k(values, min(TOP_LOGPROBS, logits.shape[-1]))
+    return chosen, ops.cast(top_ids, "int32"), top
 
 
 def decode_steps(model: Decoder) -> DecodeSteps:

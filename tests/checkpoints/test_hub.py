@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from gpt_cases import make_gpt
@@ -95,46 +96,80 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     server.shutdown()
 
 
-def _load(source: str, home: Path, **environment: str) -> str:
-    """Load in a process of its own: the hub's library reads its settings when it is imported."""
-    script = (
-        "import sys, keras_gpt\n"
-        "try:\n"
-        "    gpt = keras_gpt.GPT.from_preset(sys.argv[1])\n"
-        "    print('layers', gpt.config.num_layers, 'sum', float(gpt.weights[0].numpy().sum()))\n"
-        "except Exception as error:\n"
-        "    print(type(error).__name__, error)\n"
-    )
+# The hub's library reads its settings when it is imported, so each set of them has a process of its
+# own; what is loaded in it can have a cache of its own.
+_SCRIPT = """
+import json, sys, keras_gpt
+from huggingface_hub import constants
+usual = constants.HF_HUB_CACHE
+for source, cache in json.load(sys.stdin):
+    constants.HF_HUB_CACHE = cache or usual
+    try:
+        gpt = keras_gpt.GPT.from_preset(source)
+        print('layers', gpt.config.num_layers, 'sum', float(gpt.weights[0].numpy().sum()))
+    except Exception as error:
+        print(type(error).__name__, ' '.join(str(error).splitlines()))
+"""
+
+
+def _load(sources: list[tuple[str, Path | None]], home: Path, **environment: str) -> list[str]:
+    """Load from the usual cache below `home`, or from another one; give what each load said."""
     done = subprocess.run(
-        [sys.executable, "-c", script, source],
+        [sys.executable, "-c", _SCRIPT],
+        input=json.dumps([(source, cache and str(cache)) for source, cache in sources]),
         env={**os.environ, "HF_HOME": str(home), **environment},
         capture_output=True,
         text=True,
         check=True,
     )
-    return done.stdout
+    lines = done.stdout.splitlines()
+    assert len(lines) == len(sources)
+    return lines
 
 
-def test_a_model_comes_from_the_hub_and_then_from_its_cache(hub: str, tmp_path: Path) -> None:
+class Said(NamedTuple):
+    """What loading said, online and then offline, and the folder of all caches."""
+
+    there: list[str]
+    absent: list[str]
+    broken: list[str]
+    folder: Path
+
+
+@pytest.fixture(scope="module")
+def said(hub: str, tmp_path_factory: pytest.TempPathFactory) -> Said:
+    folder = tmp_path_factory.mktemp("caches")
+    home, empty, broken = (folder / name for name in ("home", "empty", "broken"))
+    there, cut_off = "hf://owner/name", f"hf://owner/name@{BROKEN}"
+    online = [(there, None), ("hf://owner/other", empty), (cut_off, broken)]
+    offline = [(there, None), (there, empty), (cut_off, broken)]
+    lines = zip(
+        _load(online, home, HF_ENDPOINT=hub),
+        _load(offline, home, HF_ENDPOINT=hub, HF_HUB_OFFLINE="1"),
+        strict=True,
+    )
+    return Said(*map(list, lines), folder)
+
+
+def test_a_model_comes_from_the_hub_and_then_from_its_cache(said: Said) -> None:
     """Online, then offline; torch's file is not fetched where there are safetensors."""
-    online = _load("hf://owner/name", tmp_path, HF_ENDPOINT=hub)
+    online, offline = said.there
     assert online.startswith("layers 2")
-    assert not list(tmp_path.rglob("pytorch_model.bin"))
-    assert _load("hf://owner/name", tmp_path, HF_ENDPOINT=hub, HF_HUB_OFFLINE="1") == online
+    assert list((said.folder / "home").rglob("model.safetensors"))
+    assert not list(said.folder.rglob("pytorch_model.bin"))
+    assert offline == online
 
 
-def test_what_the_hub_has_not_is_named(hub: str, tmp_path: Path) -> None:
+def test_what_the_hub_has_not_is_named(said: Said) -> None:
     """A repository, a file, and no hub at all."""
-    absent = _load("hf://owner/other", tmp_path, HF_ENDPOINT=hub)
+    absent, offline = said.absent
     assert absent.startswith("FileNotFoundError the hub does not give hf://owner/other")
-    offline = _load("hf://owner/name", tmp_path, HF_ENDPOINT=hub, HF_HUB_OFFLINE="1")
     assert offline.startswith("ConnectionError hf://owner/name is not in the hub's cache")
 
 
-def test_a_download_that_breaks_off_is_named(hub: str, tmp_path: Path) -> None:
+def test_a_download_that_breaks_off_is_named(said: Said) -> None:
     """Whatever the hub's HTTP library calls it; nothing half-made is loaded later."""
-    for environment in ({}, {"HF_HUB_OFFLINE": "1"}):
-        said = _load(f"hf://owner/name@{BROKEN}", tmp_path, HF_ENDPOINT=hub, **environment)
-        assert said.startswith("ConnectionError "), said
-        assert f"hf://owner/name@{BROKEN}" in said
-    assert not list(tmp_path.rglob("*.safetensors"))
+    for line in said.broken:
+        assert line.startswith("ConnectionError "), line
+        assert f"hf://owner/name@{BROKEN}" in line
+    assert not list((said.folder / "broken").rglob("*.safetensors"))

@@ -329,12 +329,19 @@ def test_torch_files_are_read_by_the_weights_only_loader(
 # Broken folders
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer = small_tokenizer()
     gpt = GPT(tokenizer.vocab_size, 32, 4, 64, 2, context_length=24, tokenizer=tokenizer)
-    gpt.save_to_huggingface(tmp_path / "hf")
-    return tmp_path / "hf"
+    folder = tmp_path_factory.mktemp("sound") / "hf"
+    gpt.save_to_huggingface(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(sound: Path, tmp_path: Path) -> Path:
+    """A copy, to be broken."""
+    return Path(shutil.copytree(sound, tmp_path / "hf"))
 
 
 def _edit(folder: Path, **changes: Any) -> None:

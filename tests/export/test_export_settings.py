@@ -16,7 +16,7 @@ PROMPTS = ["The quick", "Why not? 日本語も。", "W", "dog, and then it rests
 
 @pytest.fixture(scope="module")
 def gpt(make_gpt: Callable[..., GPT]) -> GPT:
-    return make_gpt()
+    return make_gpt(num_layers=1)
 
 
 @pytest.fixture(scope="module")

@@ -218,8 +218,9 @@ def test_stop_strings(speaker, stop):
             assert answer.finish_reason == ("stop" if places else "length")
 
 
-@pytest.mark.parametrize("length_penalty", [1.0, 0.0, -2.0, 3.0])
-def test_enough_beams_find_every_sequence(length_penalty):
+@pytest.fixture(scope="module")
+def every():
+    """A model of four tokens, a prompt, and log P of all that may follow it: up to three, 0 ends."""
     keras.utils.set_random_seed(3)
     gpt = make_gpt(vocab_size=4, context_length=8, num_layers=1)
     prompt, longest = [1, 3], 3
@@ -229,13 +230,21 @@ def test_enough_beams_find_every_sequence(length_penalty):
         for tokens in itertools.product(range(4), repeat=length)
         if 0 not in tokens[:-1] and (tokens[-1] == 0 or length == longest)
     ]
-    scores = {}
-    for tokens in sequences:
-        total = sum(
+    totals = {
+        tokens: sum(
             log_probabilities(gpt, [[*prompt, *tokens[:place]]])[0, token]
             for place, token in enumerate(tokens)
         )
-        scores[tokens] = total / len(tokens) ** length_penalty
+        for tokens in sequences
+    }
+    return gpt, prompt, longest, totals
+
+
+@pytest.mark.parametrize("length_penalty", [1.0, 0.0, -2.0, 3.0])
+def test_enough_beams_find_every_sequence(every, length_penalty):
+    gpt, prompt, longest, totals = every
+    sequences = list(totals)
+    scores = {tokens: total / len(tokens) ** length_penalty for tokens, total in totals.items()}
     want = sorted(sequences, key=lambda tokens: -scores[tokens])
     answers = gpt.generate(
         prompt,

@@ -73,14 +73,13 @@ def test_tokens_are_the_equation_s(name):
     gpt = make_gpt(**ARCHITECTURES[name])
     reference = Reference(gpt)
     differ_from_greedy = 0
-    for seed in range(8):
+    for seed, alpha in enumerate((0.6, 0.2, 0.9, 1.0)):
         new_weights(gpt, seed)
-        alpha = (0.6, 0.2, 0.9, 1.0)[seed % 4]
         got = gpt.generate(PROMPTS, penalty_alpha=alpha, top_k=5, max_new_tokens=8)
         for prompt, answer in zip(PROMPTS, got, strict=True):
             assert answer == reference.answer(prompt, alpha, 5, 8)
         differ_from_greedy += got != gpt.generate(PROMPTS, temperature=0, max_new_tokens=8)
-    assert differ_from_greedy == 8
+    assert differ_from_greedy == 4
 
 
 def test_tokens_that_outgrow_their_slots():

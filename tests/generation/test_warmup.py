@@ -7,6 +7,7 @@ from gpt_cases import make_gpt, random_ids, shared_gpt
 from keras_gpt.generation import Engine
 from keras_gpt.generation.steps import decode_steps
 
+# Functions without weights are compiled for all models: here each model has shapes of its own.
 NAMES = ("first", "next", "read", "fold", "choose", "choose_controlled", "logprobs", "_several")
 
 
@@ -16,7 +17,7 @@ def traces(gpt, names=NAMES):
 
 
 def test_generate_compiles_nothing_after_it():
-    gpt = make_gpt(context_length=100, attention_windows=(None, 5))
+    gpt = make_gpt(vocab_size=97, num_kv_heads=1, context_length=100, attention_windows=(None, 5))
     gpt.warmup(batch_size=3)
     counts = traces(gpt)
     assert counts[2] == 0  # generate reads no chunks
@@ -34,7 +35,7 @@ def test_generate_compiles_nothing_after_it():
 
 
 def test_an_engine_compiles_nothing_after_it():
-    gpt = make_gpt(context_length=100, attention_windows=(None, 20))
+    gpt = make_gpt(vocab_size=98, num_kv_heads=2, context_length=100, attention_windows=(None, 20))
     gpt.warmup(batch_size=4, chunk=16)
     names = (*NAMES, "first_whole", "keep_windows")
     counts = traces(gpt, names)
@@ -50,7 +51,7 @@ def test_an_engine_compiles_nothing_after_it():
 
 
 def test_shorter_rows_compile_less():
-    gpt = make_gpt(context_length=100)
+    gpt = make_gpt(vocab_size=99, num_kv_heads=1, context_length=100)
     gpt.warmup(max_length=40)
     counts = traces(gpt)
     gpt.generate([1, 2, 3], max_length=64)

@@ -10,7 +10,16 @@ from gpt_cases import logits_of, make_gpt, random_ids
 IDS = random_ids(2, 9)
 
 
-@pytest.fixture(scope="module", params=["int8 tied", "int8 untied", "int4 tied", "int4 untied"])
+# Each mode and each output matrix once; the other pairs are slow.
+@pytest.fixture(
+    scope="module",
+    params=[
+        "int8 tied",
+        pytest.param("int8 untied", marks=pytest.mark.slow),
+        pytest.param("int4 tied", marks=pytest.mark.slow),
+        "int4 untied",
+    ],
+)
 def models(request):
     """A model and the same one in integers, which had compiled its decode functions before."""
     keras.utils.set_random_seed(1)  # a state on the border of two integers may round either way

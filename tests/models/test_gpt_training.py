@@ -45,7 +45,7 @@ def test_three_steps_equal_those_of_the_plain_loss(name):
 @pytest.fixture(scope="module")
 def trained():
     """A model compiled with a metric, after an epoch that has made its functions."""
-    gpt = make_gpt()
+    gpt = make_gpt(num_layers=1)
     gpt.compile(
         keras.optimizers.SGD(0.5),
         metrics=[keras.metrics.SparseCategoricalCrossentropy(from_logits=True, name="plain")],
@@ -81,7 +81,7 @@ def test_sample_weight(trained):
 
 
 def test_a_dataset_of_parts_with_weights():
-    gpt = make_gpt()
+    gpt = make_gpt(num_layers=1)
     gpt.compile(keras.optimizers.SGD(0.1))
     segments = np.repeat([[0] * 4 + [1] * 6], ROWS, axis=0)
     parts = {"token_ids": X, "segment_ids": segments}
@@ -93,7 +93,7 @@ def test_a_dataset_of_parts_with_weights():
 
 
 def test_compiling_again_without_a_loss_forgets_the_old_one():
-    gpt = make_gpt()
+    gpt = make_gpt(num_layers=1)
     gpt.compile("sgd", loss=plain(from_logits=True, reduction="sum"), metrics=["accuracy"])
     gpt.compile("sgd")
     got = gpt.evaluate(X, Y, batch_size=ROWS, verbose=0, return_dict=True)
@@ -101,14 +101,14 @@ def test_compiling_again_without_a_loss_forgets_the_old_one():
 
 
 def test_a_loss_of_the_users_own():
-    gpt = make_gpt()
+    gpt = make_gpt(num_layers=1)
     gpt.compile("sgd", loss=lambda y, logits: keras.ops.mean(logits**2) + 0.0 * keras.ops.sum(y))
     got = gpt.evaluate(X, Y, batch_size=ROWS, verbose=0)
     assert got == pytest.approx(float((logits_of(gpt, X) ** 2).mean()), rel=1e-5)
 
 
 def test_regularizers_count():
-    gpt = make_gpt()
+    gpt = make_gpt(num_layers=1)
     gpt.blocks[0].attention.qkv.kernel_regularizer = None
     before = plain_loss(gpt)
     gpt.token_embedding._embeddings.regularizer = keras.regularizers.L2(0.01)
@@ -173,14 +173,14 @@ def test_lora_trains_alone_where_the_rest_is_frozen():
     ],
 )
 def test_wrong_targets_are_named(trained, y, message):
-    gpt = make_gpt()
+    gpt = make_gpt(num_layers=1)
     gpt.compile("sgd")
     with pytest.raises(ValueError, match=message):
         gpt.fit(X, y, verbose=0)
 
 
 def test_a_wrong_target_in_a_generator_is_not_learned_in_silence():
-    gpt = make_gpt()
+    gpt = make_gpt(num_layers=1)
     gpt.compile("sgd")
     bad = Y.copy()
     bad[0, 0] = VOCAB_SIZE

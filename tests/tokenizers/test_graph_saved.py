@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tensorflow as tf
@@ -16,17 +17,18 @@ import json, sys
 for name in ("keras_gpt", "tensorflow_text", "keras", "tokenizers"):
     sys.modules[name] = None
 import tensorflow as tf
-folder, text = sys.argv[1], json.loads(sys.argv[2])
-answers = []
-for _ in range(2):
-    model = tf.saved_model.load(folder)
+def ask(folder, text):
+    answers = []
     for _ in range(2):
-        answer = model.signatures["serving_default"](text=tf.constant(text, tf.string))
-        answers.append([
-            tf.RaggedTensor.from_tensor(answer["ids"], answer["lengths"]).to_list(),
-            [one.decode() for one in answer["text"].numpy()],
-        ])
-print(json.dumps(answers))
+        model = tf.saved_model.load(folder)
+        for _ in range(2):
+            answer = model.signatures["serving_default"](text=tf.constant(text, tf.string))
+            answers.append([
+                tf.RaggedTensor.from_tensor(answer["ids"], answer["lengths"]).to_list(),
+                [one.decode() for one in answer["text"].numpy()],
+            ])
+    return answers
+print(json.dumps([ask(*one) for one in json.load(sys.stdin)]))
 """
 
 
@@ -46,40 +48,76 @@ class ThereAndBack(tf.Module):
         return {"ids": ids.to_tensor(), "lengths": lengths, "text": back}
 
 
-def in_another_process(tokenizer: Tokenizer, several: list[str], folder: Path) -> None:
-    """Save, load elsewhere, and compare."""
-    module = ThereAndBack(tokenizer.graph())
-    tf.saved_model.save(module, str(folder), signatures=module.serve)
+def in_another_process(cases: list[tuple[Tokenizer, list[str], Path]]) -> list[Any]:
+    """Save each tokenizer to its folder, and give what they all answer to their texts elsewhere."""
+    for tokenizer, _, folder in cases:
+        module = ThereAndBack(tokenizer.graph())
+        tf.saved_model.save(module, str(folder), signatures=module.serve)
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(folder), json.dumps(several)],
+        [sys.executable, "-c", PROGRAM],
+        input=json.dumps([[str(folder), several] for _, several, folder in cases]),
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    expected = [tokenizer.encode_batch(several), several]
-    assert json.loads(done.stdout) == [expected] * 4
+    return list(json.loads(done.stdout))
+
+
+def expected(tokenizer: Tokenizer, several: list[str]) -> list[Any]:
+    """Loaded twice, and asked twice each time."""
+    return [[tokenizer.encode_batch(several), several]] * 4
+
+
+PLAIN = ["Hello", "", "old  红楼梦 🙂"]
+SPLIT = ["a grasshopper, 12345\r\n\r\n", "", "IT'S ٣٤  红楼梦 🙂"]
+SPLITS: tuple[Split, ...] = ("digits", "llama3", "qwen2")
+
+
+@pytest.fixture(scope="module")
+def split_tokenizers(small: Tokenizer) -> dict[str, Tokenizer]:
+    """With a byte that has no token, and with a word that merges do not make."""
+    vocabulary = {small.id_to_token(one): one for one in range(small.vocab_size)}
+    vocabulary["Ġgrasshopper"] = vocabulary.pop("Ą")  # the byte 0x04
+    return {
+        split: Tokenizer(vocabulary, small.merges, split=split, ignore_merges=True)
+        for split in SPLITS
+    }
+
+
+@pytest.fixture(scope="module")
+def answers(
+    small: Tokenizer,
+    characters: Tokenizer,
+    split_tokenizers: dict[str, Tokenizer],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[str, Any]:
+    """What every tokenizer answers, all in one process: TensorFlow takes seconds to start."""
+    folder = tmp_path_factory.mktemp("saved")
+    cases = {"small": (small, PLAIN), "characters": (characters, PLAIN)}
+    cases |= {split: (tokenizer, SPLIT) for split, tokenizer in split_tokenizers.items()}
+    got = in_another_process([(*case, folder / name) for name, case in cases.items()])
+    return dict(zip(cases, got, strict=True))
 
 
 @pytest.mark.parametrize("name", ["small", "characters"])
 def test_a_saved_model_needs_none_of_our_code(
-    name: str, tmp_path: Path, request: pytest.FixtureRequest
+    name: str, answers: dict[str, Any], request: pytest.FixtureRequest
 ) -> None:
-    in_another_process(request.getfixturevalue(name), ["Hello", "", "old  红楼梦 🙂"], tmp_path)
+    assert answers[name] == expected(request.getfixturevalue(name), PLAIN)
 
 
-@pytest.mark.parametrize("split", ["digits", "llama3", "qwen2"])
-def test_other_splits_are_saved_too(split: Split, small: Tokenizer, tmp_path: Path) -> None:
-    """With a byte that has no token, and with a word that merges do not make."""
-    vocabulary = {small.id_to_token(one): one for one in range(small.vocab_size)}
-    vocabulary["Ġgrasshopper"] = vocabulary.pop("Ą")  # the byte 0x04
-    tokenizer = Tokenizer(vocabulary, small.merges, split=split, ignore_merges=True)
-    several = ["a grasshopper, 12345\r\n\r\n", "", "IT'S ٣٤  红楼梦 🙂"]
-    assert vocabulary["Ġgrasshopper"] in tokenizer.encode(several[0])
-    in_another_process(tokenizer, several, tmp_path)
+@pytest.mark.parametrize("split", SPLITS)
+def test_other_splits_are_saved_too(
+    split: str, answers: dict[str, Any], split_tokenizers: dict[str, Tokenizer]
+) -> None:
+    tokenizer = split_tokenizers[split]
+    assert tokenizer.token_to_id("Ġgrasshopper") in tokenizer.encode(SPLIT[0])
+    assert answers[split] == expected(tokenizer, SPLIT)
 
 
 def test_gpt2_saved_is_small(gpt2: Tokenizer, tmp_path: Path) -> None:
-    in_another_process(gpt2, ["Hello world", "", "don't  红楼梦 🙂<|endoftext|>"], tmp_path)
+    several = ["Hello world", "", "don't  红楼梦 🙂<|endoftext|>"]
+    assert in_another_process([(gpt2, several, tmp_path)]) == [expected(gpt2, several)]
     assert (tmp_path / "saved_model.pb").stat().st_size < 1e6
     assert sum(file.stat().st_size for file in tmp_path.rglob("*") if file.is_file()) < 3e6
     graph = tf.saved_model.load(str(tmp_path)).signatures["serving_default"].graph.as_graph_def()
