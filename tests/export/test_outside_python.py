@@ -1,0 +1,123 @@
+"""An exported model where there is no keras_gpt: TensorFlow's C API, its command, its core operations."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from keras_gpt import GPT, GPTClassifier
+
+ROOT = Path(__file__).resolve().parents[2]
+PROMPT = "The quick 日本"
+
+
+@pytest.fixture(scope="module")
+def gpt(make_gpt: Callable[..., GPT]) -> GPT:
+    return make_gpt(num_layers=1, context_length=32)
+
+
+@pytest.fixture(scope="module")
+def folder(gpt: GPT, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("outside") / "1"
+    gpt.export(folder, max_batch=1, max_new_tokens=4)
+    return folder
+
+
+def quiet(**more: str) -> dict[str, str]:
+    return {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **more}
+
+
+def test_a_c_program_sends_a_string_and_prints_the_text(
+    gpt: GPT, folder: Path, tmp_path: Path, read_graph: Callable[[Path], Any]
+) -> None:
+    """TensorFlow's wheel has the library and the headers."""
+    import tensorflow as tf
+
+    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    if compiler is None or sys.platform != "linux":
+        pytest.skip("there is no C compiler, or TensorFlow's libraries have other names here")
+    installed = Path(tf.sysconfig.get_lib())
+    libraries = [installed / f"libtensorflow_{name}.so.2" for name in ("cc", "framework")]
+    program = tmp_path / "ask_from_c"
+    built = subprocess.run(
+        [
+            *(compiler, "-Wall", "-Wextra", "-Werror", "-o", program),
+            *(ROOT / "examples" / "ask_from_c.c", f"-I{installed / 'include'}", *libraries),
+            f"-Wl,-rpath,{installed}",
+        ],
+        capture_output=True,
+        text=True,
+    )
+    assert built.returncode == 0, built.stderr
+    signature = read_graph(folder).signature_def["generate_with_defaults"]
+    names = (signature.inputs["prompt"].name, signature.outputs["text"].name)
+
+    def ask(prompt: str) -> subprocess.CompletedProcess[bytes]:
+        command = [program, folder, prompt, *names]
+        return subprocess.run(command, capture_output=True, env=quiet())
+
+    done = ask(PROMPT)
+    assert done.returncode == 0, done.stderr[-3000:]
+    text = done.stdout.decode()
+    assert text.startswith(PROMPT)
+    assert text.endswith("\n")
+    refused = ask("")
+    assert refused.returncode == 1
+    assert b"prompt must not be empty" in refused.stderr
+
+
+def test_saved_model_cli_shows_and_runs_it(gpt: GPT, folder: Path, tmp_path: Path) -> None:
+    """As somebody would who was handed the folder."""
+    cli = [sys.executable, "-m", "tensorflow.python.tools.saved_model_cli"]
+    common = ["--dir", folder, "--tag_set", "serve", "--signature_def", "generate"]
+    settings = {
+        "prompt": [PROMPT],
+        **{"max_new_tokens": [4], "temperature": [0.0], "top_k": [0], "top_p": [1.0], "seed": [1]},
+        **{"min_p": [0.0], "typical_p": [1.0], "repetition_penalty": [1.0], "logprobs": [-1]},
+        **{"presence_penalty": [0.0], "frequency_penalty": [0.0], "no_repeat_ngram_size": [0]},
+        **{"min_new_tokens": [0], "stop": [[""]], "echo": [True]},
+    }
+    inputs = ";".join(f"{name}={value!r}" for name, value in settings.items())
+    command = [*cli, "run", *common, "--input_exprs", inputs, "--outdir", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, env=quiet())
+    assert done.returncode == 0, done.stderr[-3000:]
+    import numpy as np
+
+    expected = gpt.generate(PROMPT, max_new_tokens=4, temperature=0.0)
+    assert np.load(tmp_path / "text.npy", allow_pickle=True)[0].decode() == expected
+
+
+# Every operation of TensorFlow itself that exports use: a server with no other libraries has them.
+OPERATIONS: set[str] = set()
+
+
+def test_the_operations_are_these(
+    make_gpt: Callable[..., GPT], gpt: GPT, folder: Path, tmp_path: Path, read_graph: Any
+) -> None:
+    """Of a GPT, of one of the modern kind with integers for weights, and of a classifier."""
+    modern = make_gpt(
+        num_layers=1,
+        context_length=32,
+        positions="rotary",
+        normalization="rms_norm",
+        feed_forward="gated",
+        activation="silu",
+        num_kv_heads=1,
+        attention_windows=(8,),
+    )
+    modern.quantize("int8")
+    modern.export(tmp_path / "modern" / "1")
+    GPTClassifier(gpt, 2).export(tmp_path / "classifier" / "1")
+    used = set()
+    for path in (folder, tmp_path / "modern" / "1", tmp_path / "classifier" / "1"):
+        graph = read_graph(path).graph_def
+        used |= {node.op for node in graph.node}
+        used |= {node.op for function in graph.library.function for node in function.node_def}
+    called = {function for function in used if function.startswith("__inference")}
+    print(sorted(used))
+    assert used - called <= OPERATIONS
