@@ -1,13 +1,11 @@
 """`keras-gpt export`: a model as a SavedModel."""
 
 import enum
-import json
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from keras_gpt.cli.common import load_model, say
+from keras_gpt.cli.common import load_model, say, write_serving_files_beside
 from keras_gpt.files import require_free
 
 
@@ -70,24 +68,4 @@ def export(
     loaded.export(path, overwrite=overwrite, **settings)
     say(f"exported {model} to {path}")
     if serving_files:
-        _write_serving_files(Path(path))
-
-
-def _write_serving_files(path: Path) -> None:
-    """Write them two folders above the version; nowhere unless that folder is named in the path."""
-    from keras_gpt.export import write_serving_files
-
-    named = path.relative_to(path.anchor).parts
-    if len(named) < 3 or not path.name.isdecimal():
-        say("no files for TensorFlow Serving are written: the path is not FOLDER/NAME/VERSION")
-        return
-    root = path.parent.parent
-    files = write_serving_files(root)
-    if files.written:
-        say(f"for TensorFlow Serving: {', '.join(map(str, files.written))}")
-    for kept in files.kept:
-        missing = kept.name == "models.config" and json.dumps(path.parent.name) not in (
-            kept.read_text("utf-8", errors="replace")
-        )
-        note = f"; it does not name {path.parent.name}" if missing else ""
-        say(f"left as it is, since somebody changed it: {kept}{note}")
+        write_serving_files_beside(path)

@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
+from urllib.parse import quote
 
 from keras_gpt.export.batching import BATCHING_FILE, batch_sizes
 
@@ -153,7 +154,7 @@ spec:
             periodSeconds: 10
             failureThreshold: 180
           readinessProbe:
-            httpGet: {{path: {_quoted(f"/v1/models/{models[0].name}")}, port: rest}}
+            httpGet: {{path: {_quoted(f"/v1/models/{quote(models[0].name, safe='')}")}, port: rest}}
             periodSeconds: 10
             timeoutSeconds: 5
           livenessProbe:
@@ -203,4 +204,4 @@ def _items(values: Sequence[str], indent: int) -> str:
 
 def _quoted(text: str) -> str:
     """Quote text so that both a text proto and YAML read it."""
-    return json.dumps(text)
+    return json.dumps(text, ensure_ascii=False)
