@@ -203,10 +203,8 @@ class ServedGPT(tf.Module):
         """Give the vectors of texts, (batch, embedding_dim), as `GPT.embed` does."""
         token_ids, lengths = self._rows.tokens(text, "text", least=1)
         rows = tf.shape(lengths)[0]
-        pooling, normalize = (
-            one_a_row(pooling, "pooling", rows),
-            one_a_row(normalize, "normalize", rows),
-        )
+        pooling = one_a_row(pooling, "pooling", rows)
+        normalize = one_a_row(normalize, "normalize", rows)
         known = tf.reduce_any(pooling[:, None] == tf.constant(POOLINGS), axis=1)
         checks = [
             require(

@@ -16,24 +16,12 @@ ROOT = Path(__file__).resolve().parents[2]
 PROMPT = "The quick 日本"
 
 
-@pytest.fixture(scope="module")
-def gpt(make_gpt: Callable[..., GPT]) -> GPT:
-    return make_gpt(num_layers=1, context_length=32)
-
-
-@pytest.fixture(scope="module")
-def folder(gpt: GPT, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("outside") / "1"
-    gpt.export(folder, max_batch=1, max_new_tokens=4)
-    return folder
-
-
 def quiet(**more: str) -> dict[str, str]:
     return {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **more}
 
 
 def test_a_c_program_sends_a_string_and_prints_the_text(
-    gpt: GPT, folder: Path, tmp_path: Path, read_graph: Callable[[Path], Any]
+    limited: Path, tmp_path: Path, read_graph: Callable[[Path], Any]
 ) -> None:
     """TensorFlow's wheel has the library and the headers."""
     import tensorflow as tf
@@ -54,11 +42,11 @@ def test_a_c_program_sends_a_string_and_prints_the_text(
         text=True,
     )
     assert built.returncode == 0, built.stderr
-    signature = read_graph(folder).signature_def["generate_with_defaults"]
+    signature = read_graph(limited).signature_def["generate_with_defaults"]
     names = (signature.inputs["prompt"].name, signature.outputs["text"].name)
 
     def ask(prompt: str) -> subprocess.CompletedProcess[bytes]:
-        command = [program, folder, prompt, *names]
+        command = [program, limited, prompt, *names]
         return subprocess.run(command, capture_output=True, env=quiet())
 
     done = ask(PROMPT)
@@ -71,10 +59,10 @@ def test_a_c_program_sends_a_string_and_prints_the_text(
     assert b"prompt must not be empty" in refused.stderr
 
 
-def test_saved_model_cli_runs_it(gpt: GPT, folder: Path, tmp_path: Path) -> None:
+def test_saved_model_cli_runs_it(limited_gpt: GPT, limited: Path, tmp_path: Path) -> None:
     """As somebody would who was handed the folder."""
     cli = [sys.executable, "-m", "tensorflow.python.tools.saved_model_cli"]
-    common = ["--dir", folder, "--tag_set", "serve", "--signature_def", "embed"]
+    common = ["--dir", limited, "--tag_set", "serve", "--signature_def", "embed"]
     inputs = f"text={[PROMPT]!r};pooling=['last'];normalize=[False]"
     command = [*cli, "run", *common, "--input_exprs", inputs, "--outdir", tmp_path]
     done = subprocess.run(command, capture_output=True, text=True, env=quiet())
@@ -82,7 +70,7 @@ def test_saved_model_cli_runs_it(gpt: GPT, folder: Path, tmp_path: Path) -> None
     import numpy as np
 
     (vector,) = np.load(tmp_path / "embedding.npy")
-    expected = gpt.embed(PROMPT, pooling="last", normalize=False)
+    expected = limited_gpt.embed(PROMPT, pooling="last", normalize=False)
     np.testing.assert_allclose(vector, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -109,7 +97,7 @@ OPERATIONS = """
 
 
 def test_the_operations_are_these(
-    make_gpt: Callable[..., GPT], gpt: GPT, folder: Path, tmp_path: Path, read_graph: Any
+    make_gpt: Callable[..., GPT], limited: Path, tmp_path: Path, read_graph: Any
 ) -> None:
     """Of a GPT, of one of the modern kind with integers for weights, and of a classifier."""
     modern = make_gpt(
@@ -124,9 +112,9 @@ def test_the_operations_are_these(
     )
     modern.quantize("int8")
     modern.export(tmp_path / "modern" / "1")
-    GPTClassifier(gpt, 2).export(tmp_path / "classifier" / "1")
+    GPTClassifier(modern, 2).export(tmp_path / "classifier" / "1")
     used = set()
-    for path in (folder, tmp_path / "modern" / "1", tmp_path / "classifier" / "1"):
+    for path in (limited, tmp_path / "modern" / "1", tmp_path / "classifier" / "1"):
         graph = read_graph(path).graph_def
         used |= {node.op for node in graph.node}
         used |= {node.op for function in graph.library.function for node in function.node_def}

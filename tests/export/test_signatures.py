@@ -15,20 +15,8 @@ TEXTS = ["The quick brown fox", "W", "Why not? 日本語も。 The quick brown f
 
 
 @pytest.fixture(scope="module")
-def gpt(make_gpt: Callable[..., GPT]) -> GPT:
-    return make_gpt(num_layers=1, context_length=64)
-
-
-@pytest.fixture(scope="module")
-def folder(gpt: GPT, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("signatures") / "1"
-    gpt.export(folder, max_batch=4, max_new_tokens=20)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def loaded(folder: Path) -> Any:
-    return tf.saved_model.load(str(folder))
+def loaded(limited: Path) -> Any:
+    return tf.saved_model.load(str(limited))
 
 
 def embed(loaded: Any, text: Any, pooling: Any = ("mean",), normalize: Any = (True,)) -> Any:
@@ -37,13 +25,13 @@ def embed(loaded: Any, text: Any, pooling: Any = ("mean",), normalize: Any = (Tr
     )["embedding"]
 
 
-def test_embed_is_that_of_the_model(gpt: GPT, loaded: Any) -> None:
+def test_embed_is_that_of_the_model(limited_gpt: GPT, loaded: Any) -> None:
     """Of every pooling and length, each row with its own; in a batch and alone."""
-    np.testing.assert_allclose(embed(loaded, TEXTS), gpt.embed(TEXTS), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(embed(loaded, TEXTS), limited_gpt.embed(TEXTS), rtol=1e-4, atol=1e-6)
     pooling, normalize = ["last", "mean", "last", "mean"], [True, False, False, True]
     mixed = embed(loaded, TEXTS, pooling, normalize)
     for row, text in enumerate(TEXTS):
-        expected = gpt.embed(text, pooling=pooling[row], normalize=normalize[row])
+        expected = limited_gpt.embed(text, pooling=pooling[row], normalize=normalize[row])
         np.testing.assert_allclose(mixed[row], expected, rtol=1e-4, atol=1e-5)
 
 
@@ -60,9 +48,13 @@ def test_bad_texts_to_embed_are_named(loaded: Any) -> None:
 
 
 def test_more_than_the_limits_is_refused(
-    gpt: GPT, loaded: Any, folder: Path, ask: Callable[..., Any], read_graph: Callable[..., Any]
+    limited_gpt: GPT,
+    loaded: Any,
+    limited: Path,
+    ask: Callable[..., Any],
+    read_graph: Callable[..., Any],
 ) -> None:
-    """Rows and new tokens; what a request does not say is the limit."""
+    """Rows and new tokens; what a request does not say is no more than half the context."""
     five = tf.constant(["a"] * 5)
     with pytest.raises(tf.errors.InvalidArgumentError, match="prompt must have at most 4 rows"):
         ask(loaded, ["a"] * 5)
@@ -72,11 +64,11 @@ def test_more_than_the_limits_is_refused(
         embed(loaded, ["a"] * 5)
     with pytest.raises(tf.errors.InvalidArgumentError, match="token_ids must have at most 4 rows"):
         loaded.signatures["token_logits"](token_ids=tf.zeros([5, 3], tf.int32))
-    with pytest.raises(tf.errors.InvalidArgumentError, match="max_new_tokens must be at most 20"):
-        ask(loaded, ["a"], max_new_tokens=[21])
-    definition = read_graph(folder).signature_def["serving_default"]
-    assert tf.make_ndarray(definition.defaults["max_new_tokens"]).tolist() == [20]
-    alone = gpt.generate("dog", max_new_tokens=20, temperature=0.0)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="max_new_tokens must be at most 40"):
+        ask(loaded, ["a"], max_new_tokens=[41])
+    definition = read_graph(limited).signature_def["serving_default"]
+    assert tf.make_ndarray(definition.defaults["max_new_tokens"]).tolist() == [32]
+    alone = limited_gpt.generate("dog", max_new_tokens=20, temperature=0.0)
     assert ask(loaded, ["dog"], max_new_tokens=[20])["text"][0].decode() == alone
 
 
@@ -89,11 +81,11 @@ def test_more_than_the_limits_is_refused(
     ],
 )
 def test_bad_limits_are_named(
-    gpt: GPT, tmp_path: Path, arguments: dict[str, Any], message: str
+    limited_gpt: GPT, tmp_path: Path, arguments: dict[str, Any], message: str
 ) -> None:
     """Before anything is written."""
     with pytest.raises(ValueError, match=message):
-        gpt.export(tmp_path / "1", **arguments)
+        limited_gpt.export(tmp_path / "1", **arguments)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -118,12 +110,12 @@ def put_together(requests: list[dict[str, Any]], size: int) -> dict[str, Any]:
 
 
 def test_requests_that_a_server_puts_together_are_answered_as_alone(
-    gpt: GPT, loaded: Any, folder: Path, read_graph: Callable[..., Any]
+    limited_gpt: GPT, loaded: Any, limited: Path, read_graph: Callable[..., Any]
 ) -> None:
     """Requests of one row, most of whose inputs are the defaults that the server fills in."""
-    definition = read_graph(folder).signature_def["serving_default"]
+    definition = read_graph(limited).signature_def["serving_default"]
     defaults = {name: tf.make_ndarray(value) for name, value in definition.defaults.items()}
-    whole = gpt.generate("The quick", max_new_tokens=20, temperature=0.0, echo=False)
+    whole = limited_gpt.generate("The quick", max_new_tokens=20, temperature=0.0, echo=False)
     stop = [re.findall("[a-z]", whole)[0], "zzz"]
     given = [
         {"prompt": ["The quick"], "temperature": [0.0], "stop": [stop], "logprobs": [2]},
@@ -140,9 +132,9 @@ def test_requests_that_a_server_puts_together_are_answered_as_alone(
     # The server shares the outputs out by rows, so each must have them all.
     assert {len(value) for value in answer.values()} == {4}
     expected = [
-        gpt.generate("The quick", max_new_tokens=20, temperature=0.0, stop=stop),
-        gpt.generate("日本語も", max_new_tokens=7, temperature=0.8, seed=3),
-        gpt.generate("The quick", max_new_tokens=20, temperature=0.0),
+        limited_gpt.generate("The quick", max_new_tokens=32, temperature=0.0, stop=stop),
+        limited_gpt.generate("日本語も", max_new_tokens=7, temperature=0.8, seed=3),
+        limited_gpt.generate("The quick", max_new_tokens=32, temperature=0.0),
     ]
     assert expected[0] != expected[2]
     assert [text.decode() for text in answer["text"][:3].numpy()] == expected

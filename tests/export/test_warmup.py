@@ -17,19 +17,7 @@ from keras_gpt.export.warmup_records import WARMUP_FILE, PredictRequest, write_w
 from keras_gpt.export.warmup_requests import _covering, _text
 from keras_gpt.generation.cache import RECENT_SLOTS, length_bucket, length_buckets
 
-CONTEXT, MAX_BATCH, MAX_NEW_TOKENS = 64, 3, 40
-
-
-@pytest.fixture(scope="module")
-def gpt(make_gpt: Callable[..., GPT]) -> GPT:
-    return make_gpt(num_layers=1, context_length=CONTEXT)
-
-
-@pytest.fixture(scope="module")
-def folder(gpt: GPT, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("warmup") / "tiny" / "1"
-    gpt.export(folder, max_batch=MAX_BATCH, max_new_tokens=MAX_NEW_TOKENS)
-    return folder
+CONTEXT, MAX_NEW_TOKENS = 64, 40  # of `limited`
 
 
 def read_requests(folder: Path) -> list[Any]:
@@ -44,11 +32,11 @@ def read_requests(folder: Path) -> list[Any]:
 
 
 def test_every_input_stands_in_every_request_once_for_each_row(
-    gpt: GPT, folder: Path, read_graph: Callable[[Path], Any]
+    limited_gpt: GPT, limited: Path, read_graph: Callable[[Path], Any]
 ) -> None:
     """A server that batches takes no others; every bucket and batch is asked for."""
-    definitions = read_graph(folder).signature_def
-    requests = read_requests(folder)
+    definitions = read_graph(limited).signature_def
+    requests = read_requests(limited)
     assert len(requests) < 1000  # the most that TensorFlow Serving reads
     asked = set()
     for request in requests:
@@ -60,14 +48,14 @@ def test_every_input_stands_in_every_request_once_for_each_row(
             assert tf.as_dtype(signature.inputs[name].dtype) == tf.as_dtype(array.dtype)
         (rows,) = {len(array) for array in arrays.values()}
         text = arrays["prompt" if "prompt" in arrays else "text"][0].decode()
-        length = len(gpt.tokenizer.encode(text))
+        length = len(limited_gpt.tokenizer.encode(text))
         asked.add((request.model_spec.signature_name, rows, length_bucket(length, CONTEXT)))
         if "max_new_tokens" in arrays:
             assert arrays["max_new_tokens"].max() <= MAX_NEW_TOKENS
     assert asked == {
         (name, rows, length)
         for name in ("generate", "score", "embed")
-        for rows in (1, 2, 3)
+        for rows in (1, 2, 4)
         for length in length_buckets(CONTEXT)
     }
 
@@ -95,10 +83,10 @@ print(json.dumps(counts))
 """
 
 
-def test_nothing_is_compiled_after_it(gpt: GPT, folder: Path, tmp_path: Path) -> None:
+def test_nothing_is_compiled_after_it(limited_gpt: GPT, limited: Path, tmp_path: Path) -> None:
     """Other lengths, numbers of rows and settings, up to the limits, run what is there."""
     warmup = []
-    for request in read_requests(folder):
+    for request in read_requests(limited):
         arrays = {name: tf.make_ndarray(tensor) for name, tensor in request.inputs.items()}
         warmup.append((request.model_spec.signature_name, arrays))
     random = np.random.default_rng(0)
@@ -117,9 +105,9 @@ def test_nothing_is_compiled_after_it(gpt: GPT, folder: Path, tmp_path: Path) ->
             name: np.reshape(value, np.shape(settings[name])[:1] + np.shape(value)[1:])
             for name, value in given.items()
         }
-        request = {"prompt": [_text(gpt.tokenizer, length)] * rows, **inputs}
+        request = {"prompt": [_text(limited_gpt.tokenizer, length)] * rows, **inputs}
         others += [("serving_default", request), ("generate", request)]
-    texts = [_text(gpt.tokenizer, length) for length in (5, 40)]
+    texts = [_text(limited_gpt.tokenizer, length) for length in (5, 40)]
     others += [
         ("generate_with_defaults", {"prompt": texts[:1]}),
         ("score", {"text": texts, "given": ["The quick"]}),
@@ -135,7 +123,7 @@ def test_nothing_is_compiled_after_it(gpt: GPT, folder: Path, tmp_path: Path) ->
     (tmp_path / "requests.json").write_text(json.dumps([plain(warmup), plain(others)]))
     (tmp_path / "dumped").mkdir()
     done = subprocess.run(
-        [sys.executable, "-c", _SCRIPT, folder, tmp_path / "requests.json", tmp_path / "dumped"],
+        [sys.executable, "-c", _SCRIPT, limited, tmp_path / "requests.json", tmp_path / "dumped"],
         capture_output=True,
         text=True,
         env={
