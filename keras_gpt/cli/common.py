@@ -109,3 +109,29 @@ def train_tokenizer(sources: list[str], vocab_size: int, level: Any, text_field:
 
     documents = read_documents(sources, text_field=text_field)
     return Tokenizer.train_from_texts(documents, vocab_size=vocab_size, level=level)
+
+
+def write_serving_files_beside(version: str) -> None:
+    """Write what starts TensorFlow Serving into the folder of the models, and say so.
+
+    Args:
+        version: the folder of one version, FOLDER/NAME/VERSION. Where the path names no FOLDER,
+            nothing is written.
+    """
+    from keras_gpt.export import write_serving_files
+
+    path = Path(version)
+    named = path.relative_to(path.anchor).parts
+    if len(named) < 3 or not path.name.isdecimal():
+        say("no files for TensorFlow Serving are written: the path is not FOLDER/NAME/VERSION")
+        return
+    root = path.parent.parent
+    files = write_serving_files(root)
+    if files.written:
+        say(f"for TensorFlow Serving: {', '.join(map(str, files.written))}")
+    for kept in files.kept:
+        missing = kept.name == "models.config" and f'name: "{path.parent.name}"' not in (
+            kept.read_text("utf-8", errors="replace")
+        )
+        note = f"; it does not name {path.parent.name}" if missing else ""
+        say(f"left as it is, since somebody changed it: {kept}{note}")

@@ -17,13 +17,16 @@ class Format(enum.StrEnum):
     GGUF = "gguf"
     KERAS_GPT = "keras-gpt"
     KERAS_HUB = "keras-hub"
+    ONNX = "onnx"
 
 
 def convert(
     model: Annotated[
         str, typer.Argument(help="Any MODEL: a folder, a .gguf file, hf://owner/name.")
     ],
-    destination: Annotated[str, typer.Argument(help="The folder, or the .gguf file, to write.")],
+    destination: Annotated[
+        str, typer.Argument(help="The folder, or the .gguf or .onnx file, to write.")
+    ],
     to: Annotated[Format, typer.Option(help="Format to write.")],
     dtype: Annotated[
         str | None,
@@ -33,7 +36,8 @@ def convert(
 ) -> None:
     """Write a model in another library's format: weights, tokenizer and generation settings.
 
-    KerasHub has no place for the settings: --to keras-hub names those that it leaves out.
+    KerasHub has no place for the settings: --to keras-hub names those that it leaves out. ONNX is the
+    forward pass alone, token_ids to logits (extra `onnx`).
     """
     if dtype is not None and to is not Format.GGUF:
         raise ValueError(f"--dtype belongs to --to gguf. Received: --dtype {dtype} --to {to}")
@@ -41,6 +45,8 @@ def convert(
     gpt = load_gpt_or_ids(model)
     if to is Format.GGUF:
         gpt.save_to_gguf(destination, dtype=dtype or "f16", overwrite=overwrite)
+    elif to is Format.ONNX:
+        gpt.export(destination, format="onnx", overwrite=overwrite)
     else:
         save = {
             Format.HF: gpt.save_to_huggingface,
@@ -55,7 +61,7 @@ def convert(
 
 def _require_place(path: Path, to: Format, overwrite: bool) -> None:
     """Refuse a taken place before the model is read, which takes a while."""
-    if to is not Format.GGUF:
+    if to not in (Format.GGUF, Format.ONNX):
         require_free(path, overwrite)
     else:
         require_free_file(path, overwrite)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from keras_gpt.cli.common import console, say
+from keras_gpt.cli.common import console, say, write_serving_files_beside
 
 _PROMPTS = ("def __init__(self,", "The list type", "Return the")
 
@@ -112,6 +112,7 @@ def _export_and_ask(gpt: Any, output: str, seed: int) -> None:
 
     say(f"5. exporting to {output}")
     gpt.export(output, overwrite=True)
+    write_serving_files_beside(output)
     say("6. asking the export in a separate process that cannot import keras_gpt")
     settings = {"max_new_tokens": 24, "temperature": 0.7, "top_k": 50, "top_p": 0.9, "seed": seed}
     dtypes = {"temperature": "float32", "top_p": "float32"}

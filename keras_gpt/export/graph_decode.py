@@ -212,12 +212,13 @@ def in_batch_bucket(function: Callable[..., Any], *inputs: Any) -> Any:
     """Call a compiled function on as many rows as its batch bucket has, and give the real ones' results.
 
     Args:
-        function: takes tensors and gives one, each with a row for each row of the batch.
+        function: takes and gives (nested) tensors, each with a row for each row of the batch.
         *inputs: its arguments.
     """
     rows = tf.shape(inputs[0])[0]
     more = _missing_rows(rows)
-    return function(*[repeat_first(tensor, more) for tensor in inputs])[:rows]
+    results = function(*[repeat_first(tensor, more) for tensor in inputs])
+    return tf.nest.map_structure(lambda tensor: tensor[:rows], results)
 
 
 def _missing_rows(rows: Any) -> Any:

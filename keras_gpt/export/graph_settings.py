@@ -51,7 +51,13 @@ def default_settings(max_new_tokens: int, with_text: bool) -> dict[str, Any]:
 
 
 def read_settings(
-    given: dict[str, Any], rows: Any, lengths: Any, context: int, known: int, stops: list[int]
+    given: dict[str, Any],
+    rows: Any,
+    lengths: Any,
+    context: int,
+    most_new: int | None,
+    known: int,
+    stops: list[int],
 ) -> Settings:
     """Check a request's settings and spread them over its rows.
 
@@ -60,6 +66,7 @@ def read_settings(
         rows: scalar int32, how many prompts there are.
         lengths: (batch,) int32 lengths of the prompts.
         context: the model's context length.
+        most_new: the most new tokens that a row may ask for; None is any.
         known: how many tokens can be chosen.
         stops: ids that end a row.
     """
@@ -95,6 +102,8 @@ def read_settings(
             f"logprobs must be -1 (none) or from 0 to {TOP_LOGPROBS}",
         ),
     ]
+    if most_new is not None:
+        checks.append(require(limits <= most_new, f"max_new_tokens must be at most {most_new}"))
     with tf.control_dependencies(checks):
         each = {name: tf.identity(values) for name, values in each.items()}
     # The default draws a new seed for each row. tf.random.uniform would put TensorFlow's global

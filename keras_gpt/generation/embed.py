@@ -1,5 +1,6 @@
 """Texts as vectors: the last states of a model, pooled over each text."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ def embed(model: Decoder, texts: Any, pooling: str = "mean", normalize: bool = T
             raise ValueError(
                 f"texts[{index}] must fit the context of {context} tokens. Received: {len(ids)} tokens"
             )
-    function = kept_with(model, "_pooled_states", lambda: compiled(_function(model), model))
+    function = pooled_states(model)
     vectors = np.empty((len(read.ids), model.config.embedding_dim), "float32")
     # Texts of like length share a program's run, and little of it is padding.
     places = np.argsort([len(ids) for ids in read.ids], kind="stable")
@@ -43,6 +44,18 @@ def embed(model: Decoder, texts: Any, pooling: str = "mean", normalize: bool = T
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)
         vectors /= np.where(norms > 0, norms, 1)
     return vectors[0] if read.is_one else vectors
+
+
+def pooled_states(model: Decoder) -> Callable[..., tuple[Any, Any]]:
+    """Give the compiled function of `embed`, made on first use and kept with the model.
+
+    It takes ids (batch, time) that are padded on the right, and the rows' lengths (batch,), and
+    gives a tensor (batch, embedding_dim) for each of `POOLINGS`.
+    """
+    function: Callable[..., tuple[Any, Any]] = kept_with(
+        model, "_pooled_states", lambda: compiled(_function(model), model)
+    )
+    return function
 
 
 def _function(model: Decoder) -> Any:

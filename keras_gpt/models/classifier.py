@@ -268,24 +268,33 @@ class GPTClassifier(Keeping, keras.Model):
         filepath: str | os.PathLike[str],
         format: str = "tf_saved_model",
         overwrite: bool = False,
+        max_batch: int | None = None,
         **kwargs: Any,
     ) -> None:
         """Write a SavedModel for TensorFlow Serving: text in; label and probabilities out.
+
+        Its signatures are `classify_text` (the default), and `classify` for TensorFlow Serving's
+        Classify API: tf.Examples with the feature "text" in; classes and scores out.
 
         Args:
             filepath: the folder of one version, such as "saved_models/my-classifier/1".
             format: "tf_saved_model"; any other goes to Keras' own `export`, with `kwargs`.
             overwrite: whether a non-empty folder may be replaced.
+            max_batch: of a SavedModel, the most texts of a request; as for `GPT.export`.
+
+        Raises:
+            FileExistsError: the folder holds something and `overwrite` is False.
+            ValueError: an argument is out of range, or the GPT has no tokenizer.
 
         Example:
-            >>> clf.export("saved_models/my-classifier/1")
+            >>> clf.export("saved_models/my-classifier/1", max_batch=8)
         """
         if format != "tf_saved_model":
             super().export(filepath, format=format, **kwargs)
             return
         from keras_gpt.export import export_classifier
 
-        export_classifier(self, filepath, overwrite)
+        export_classifier(self, filepath, overwrite, max_batch)
 
     def compute_mask(self, inputs: Any, previous_mask: Any = None) -> None:
         """Give no mask on: the logits have no time axis."""

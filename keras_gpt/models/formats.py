@@ -161,27 +161,50 @@ class Formats(Keeping):
         filepath: str | os.PathLike[str],
         format: str = "tf_saved_model",
         overwrite: bool = False,
+        max_batch: int | None = None,
+        max_new_tokens: int | None = None,
         **kwargs: Any,
     ) -> None:
-        """Write a SavedModel for TensorFlow Serving: strings in, strings out.
+        """Write a SavedModel for TensorFlow Serving: strings in, strings out. Or write ONNX.
 
-        Its signatures are `generate` (the default), `score` and `token_logits`; tokenizer, cache,
-        decode loop and sampling are inside, in core TensorFlow operations.
+        Its signatures are `generate` (the default), `score`, `embed` and `token_logits`; tokenizer,
+        cache, decode loop and sampling are inside, in core TensorFlow operations.
 
         Args:
-            filepath: the folder of one version, such as "saved_models/my-gpt/1".
-            format: "tf_saved_model"; any other goes to Keras' own `export`, with `kwargs`.
-            overwrite: whether a non-empty folder may be replaced.
+            filepath: the folder of one version, such as "saved_models/my-gpt/1", or a `.onnx` file.
+            format: "tf_saved_model"; or "onnx", which takes token_ids (batch, time) int32 and gives
+                logits (batch, time, vocab_size), and needs the extra `onnx`; any other goes to
+                Keras' own `export`, with `kwargs`.
+            overwrite: whether a non-empty folder, or a file, may be replaced.
+            max_batch: of a SavedModel, the most rows of a request, or of those that a server puts
+                together. With it go requests that have a server compile for every shape before it
+                takes others. None is any number, and leaves compiling to the first requests.
+            max_new_tokens: of a SavedModel, the most new tokens of an answer, and what a request
+                that does not say gets, but no more than half the context. None is whatever fits the
+                context, and 64.
 
         Raises:
             FileExistsError: the folder holds something and `overwrite` is False.
+            ValueError: an argument is out of range, or the format has no place for this model.
 
         Example:
-            >>> gpt.export("saved_models/my-gpt/1")
+            >>> gpt.export("saved_models/my-gpt/1", max_batch=8, max_new_tokens=256)
+            >>> gpt.export("my-gpt.onnx", format="onnx")
         """
-        if format != "tf_saved_model":
-            super().export(filepath, format=format, **kwargs)
-            return
-        from keras_gpt.export import export_gpt
+        if format == "tf_saved_model":
+            from keras_gpt.export import export_gpt
 
-        export_gpt(self, filepath, overwrite)
+            export_gpt(self, filepath, overwrite, max_batch, max_new_tokens)
+            return
+        if max_batch is not None or max_new_tokens is not None:
+            raise ValueError(
+                'max_batch and max_new_tokens belong to format="tf_saved_model". Received: '
+                f"format={format!r}, max_batch={max_batch}, max_new_tokens={max_new_tokens}"
+            )
+        if format == "onnx":
+            from keras_gpt.export import export_onnx
+
+            self._require_plain_weights("an ONNX file")
+            export_onnx(self, filepath, overwrite)
+            return
+        super().export(filepath, format=format, **kwargs)

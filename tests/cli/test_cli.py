@@ -286,7 +286,9 @@ def test_finetune_trains_on_the_larger_part(model: Path, tmp_path: Path) -> None
 def test_export_writes_a_saved_model_once(model: Path, tmp_path: Path) -> None:
     """A second time only by choice."""
     path = tmp_path / "saved" / "1"
-    assert _run("export", model, path) == f"exported {model} to {path}\n"
+    said, files = _run("export", model, path).splitlines()
+    assert said == f"exported {model} to {path}"
+    assert str(tmp_path / "models.config") in files
     assert (path / "saved_model.pb").is_file()
     with pytest.raises(FileExistsError, match="overwrite=True"):
         _run("export", model, path)

@@ -59,6 +59,20 @@ def make_gpt(words: Tokenizer) -> Callable[..., GPT]:
 
 
 @pytest.fixture(scope="session")
+def limited_gpt(make_gpt: Callable[..., GPT]) -> GPT:
+    """A GPT of one layer and a context of 64."""
+    return make_gpt(num_layers=1, context_length=64)
+
+
+@pytest.fixture(scope="session")
+def limited(limited_gpt: GPT, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`limited_gpt`, exported for at most 4 rows of at most 40 new tokens."""
+    folder = tmp_path_factory.mktemp("limited") / "tiny" / "1"
+    limited_gpt.export(folder, max_batch=4, max_new_tokens=40)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def ask() -> Callable[..., dict[str, Any]]:
     """Call `generate` of a loaded SavedModel; settings are vectors, greedy and short by default."""
     import tensorflow as tf
