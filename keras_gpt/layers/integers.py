@@ -19,7 +19,7 @@ GROUP = 32  # columns of a 4-bit matrix that share a multiplier and an offset
 _LARGEST = 127
 _LARGEST_4 = 15
 _TINY = float(np.finfo("float32").tiny)
-_ROWS_AT_ONCE = 4096  # of a matrix that is rounded, which takes several copies of them
+_AT_ONCE = 1 << 20  # numbers of a matrix that are rounded, which takes several copies of them
 
 
 def rounded(matrix: Any, dtype: str = "float32") -> tuple[np.ndarray, ...]:
@@ -54,11 +54,16 @@ def rounded_4(matrix: Any, dtype: str = "float32") -> tuple[np.ndarray, ...]:
 def _by_rows(
     round_: Callable[[Any], tuple[np.ndarray, ...]], matrix: Any, dtype: str
 ) -> tuple[np.ndarray, ...]:
-    parts = []
-    for start in range(0, matrix.shape[0], _ROWS_AT_ONCE):
-        rows = ops.cast(matrix[start : start + _ROWS_AT_ONCE], dtype)
-        parts.append(round_(ops.cast(rows, "float32")))
-    return tuple(np.concatenate(each) for each in zip(*parts, strict=True))
+    rows, columns = matrix.shape
+    step = max(1, _AT_ONCE // columns)
+    whole: list[np.ndarray] = []
+    for start in range(0, rows, step):
+        floats = ops.cast(ops.cast(matrix[start : start + step], dtype), "float32")
+        parts = round_(floats)
+        whole = whole or [np.empty((rows, *part.shape[1:]), part.dtype) for part in parts]
+        for array, part in zip(whole, parts, strict=True):
+            array[start : start + step] = part
+    return tuple(whole)
 
 
 def _round_8(matrix: Any) -> tuple[np.ndarray, ...]:

@@ -49,17 +49,15 @@ class RoundedMatrices(keras.layers.Layer):
         integers = getattr(self, self.matrices()[name].attribute)
         return [integers, *(getattr(self, f"{name}_{each}") for each in beside)]
 
-    def keep(self, name: str, values: Any) -> None:
+    def keep(self, name: str, values: np.ndarray) -> None:
         """Round floats and keep the integers, in a layer that is built.
 
         Args:
             name: of the matrix.
-            values: its floats, of the shape that `matrices` says. They are rounded from the dtype
-                that the layer's floats would have.
+            values: its floats, of the shape that `matrices` says; a part is read at a time. They
+                are rounded from the dtype that the layer's floats would have.
         """
-        if self.matrices()[name].turned:
-            # A view where it can be one: what is read from a file need not be in memory.
-            values = values.T if isinstance(values, np.ndarray) else ops.transpose(values)
+        values = values.T if self.matrices()[name].turned else values
         round_ = rounded if self.quantization_mode == "int8" else rounded_4
         for variable, value in zip(
             self.stored(name), round_(values, self.variable_dtype), strict=True
@@ -74,7 +72,7 @@ class RoundedMatrices(keras.layers.Layer):
         policy: Any = rounding_policy(self.dtype_policy, mode)
         floats = {}
         for name, matrix in self.matrices().items():
-            floats[name] = ops.convert_to_tensor(getattr(self, matrix.attribute))
+            floats[name] = ops.convert_to_numpy(getattr(self, matrix.attribute))
             delattr(self, matrix.attribute)
         self.quantized_build(None, mode, config)
         self.dtype_policy = policy

@@ -2,7 +2,6 @@
 
 import ctypes
 import functools
-import gc
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -113,15 +112,15 @@ def load_into(model: keras.Model, checkpoint: Checkpoint) -> None:
                 taker = Taker(matrix.shape, functools.partial(layer.keep, name))
                 takers[tensor_name(variables[0])] = taker
     load_weights(checkpoint, [each for each in model.weights if id(each) not in replaced], takers)
+    give_back_memory()
 
 
 def give_back_memory() -> None:
     """Give memory that is free in this process back to the system, where glibc holds it.
 
-    What TensorFlow frees in pieces of some megabytes stays with the process otherwise
-    (tests/benchmarks/RESULTS.md has the figures).
+    What is freed in pieces of some megabytes stays with the process otherwise, hundreds of them
+    after a model was read (tests/benchmarks/RESULTS.md has the figures).
     """
-    gc.collect()
     if sys.platform == "linux":
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # other C libraries have none
         if trim is not None:

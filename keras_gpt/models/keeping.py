@@ -1,5 +1,6 @@
 """Saving and reading, for every model of the package."""
 
+import gc
 import os
 import warnings
 from typing import Any
@@ -77,7 +78,7 @@ class Keeping(keras.Model):
             self.tokenizer,
             self.generation_settings,
             overwrite,
-            mode_of(self),
+            self.quantized_mode,
         )
 
     def quantize(self, mode: Any = None, config: Any = None, **kwargs: Any) -> None:
@@ -113,8 +114,20 @@ class Keeping(keras.Model):
         with warnings.catch_warnings():
             # Norms have nothing to quantize, which Keras would say once for each of them.
             warnings.filterwarnings("ignore", message="Layer .* does not have a `quantize` method")
-            super().quantize(mode, config=config, **kwargs)
+            # Keras collects garbage after every matrix, which takes a quarter of a second with all
+            # that TensorFlow has loaded: what is there already is not looked through.
+            gc.collect()
+            gc.freeze()
+            try:
+                super().quantize(mode, config=config, **kwargs)
+            finally:
+                gc.unfreeze()
         give_back_memory()
+
+    @property
+    def quantized_mode(self) -> str | None:
+        """The mode that all matrices are in, "int8" or "int4"; None where they are floats."""
+        return mode_of(self)
 
     def _preset_config(self) -> dict[str, Any]:
         raise NotImplementedError
