@@ -32,8 +32,20 @@ def split_policy(dtype: Any) -> tuple[Any, str | None]:
 
 
 def with_mode(dtype: Any, mode: str | None) -> Any:
-    """Give the dtype policy of a model that is built in a mode, from that of the same in floats."""
-    return dtype if mode is None else rounding_policy(keras.dtype_policies.get(dtype), mode)
+    """Give the dtype policy of a model that is built in a mode, from that of the same in floats.
+
+    Raises:
+        ValueError: the policy is of another mode.
+    """
+    if mode is None:
+        return dtype
+    plain, own = split_policy(dtype)
+    if own not in (None, mode):
+        raise ValueError(
+            f"dtype must be a policy of floats where weights are rounded to {mode}. Received: "
+            f"dtype={keras.dtype_policies.get(dtype).name!r}"
+        )
+    return rounding_policy(plain, mode)
 
 
 def set_mode(model: keras.Model, mode: str | None) -> None:
