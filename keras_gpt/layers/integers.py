@@ -152,7 +152,7 @@ def int8_product(x: Any, matrix: Any, scale: Any) -> Any:
     Returns:
         (..., rows) in the dtype of `x`.
     """
-    return _product(x, [matrix], scale, _integer_product, lambda matrix: matrix)
+    return _product(x, [matrix], scale, _int8_sums, lambda matrix: matrix)
 
 
 def int4_product(x: Any, packed: Any, multipliers: Any, offsets: Any, scale: Any) -> Any:
@@ -170,13 +170,13 @@ def int4_product(x: Any, packed: Any, multipliers: Any, offsets: Any, scale: Any
     """
     columns = x.shape[-1]
 
-    def multiply(integers: Any, packed: Any, multipliers: Any, offsets: Any) -> Any:
+    def multiply(numbers: Any, packed: Any, multipliers: Any, offsets: Any) -> Any:
         width = packed.shape[1]
-        integers = ops.pad(integers, [[0, 0], [0, 2 * width - columns]])
+        numbers = ops.pad(numbers, [[0, 0], [0, 2 * width - columns]])
         low, high = _halves(packed, multipliers, offsets)
         # Two products: putting the halves side by side first costs a copy of the matrix.
-        return _integer_product(integers[:, :width], low) + _integer_product(
-            integers[:, width:], high
+        return _integer_product(numbers[:, :width], low) + _integer_product(
+            numbers[:, width:], high
         )
 
     return _product(
@@ -197,7 +197,7 @@ def _product(
 ) -> Any:
     """Multiply by a matrix that lies in `stored`.
 
-    `multiply` gives the int32 sums (n, rows) of (n, columns) int8 and what is stored, `widened` the
+    `multiply` gives the sums (n, rows) of (n, columns) whole numbers and what is stored, `widened` the
     integers (rows, columns) that it stands for.
     """
     columns = x.shape[-1]
@@ -205,16 +205,10 @@ def _product(
     @ops.custom_gradient
     def product(x: Any, scale: Any, *stored: Any) -> Any:
         flat = ops.reshape(ops.cast(x, "float32"), (-1, columns))
-        count = flat.shape[0]
-        if count is None or count < 2:
-            # A product with one row takes another road in XLA, which is slower.
-            flat = ops.pad(flat, [[0, 1], [0, 0]])
-        integers, steps = _round_rows(flat)
-        sums = ops.cast(multiply(integers, *stored), "float32")
+        numbers, steps = _whole_numbers(flat)
+        sums = ops.cast(multiply(numbers, *stored), "float32")
         # (rows of x, 1) * (rows of the matrix,)
         result = ops.cast(sums * steps * ops.cast(scale, "float32"), x.dtype)
-        if count is None or count < 2:
-            result = result[:-1]
         result = ops.reshape(result, (*ops.shape(x)[:-1], scale.shape[0]))
 
         def gradient(*args: Any, upstream: Any = None) -> tuple[Any, ...]:
@@ -228,18 +222,41 @@ def _product(
     return product(x, ops.convert_to_tensor(scale), *map(ops.convert_to_tensor, stored))
 
 
-def _integer_product(integers: Any, matrix: Any) -> Any:
-    """Give x Wᵀ of (n, columns) and (rows, columns) int8 as (n, rows) int32."""
+def _int8_sums(numbers: Any, matrix: Any) -> Any:
+    """Give x Wᵀ of (n, columns) float whole numbers and (rows, columns) int8 as (n, rows) sums."""
+    if numbers.shape[0] == 1:
+        # XLA on a CPU multiplies one row faster in float32 than in integers, widening the weights
+        # as it reads them. Sums of whole numbers are exact up to 2^24, which they stay far below.
+        return _matmul_transposed(numbers, ops.cast(matrix, "float32"))
+    return _integer_product(numbers, matrix)
+
+
+def _integer_product(numbers: Any, matrix: Any) -> Any:
+    """Give what `_int8_sums` gives, as int32, also where the matrix is computed first."""
+    integers, count = ops.cast(numbers, "int8"), numbers.shape[0]
+    if count is not None and count > 1:
+        return _matmul_transposed(integers, matrix, "int32")
+    # An integer product with one row takes another road in XLA, which is slower.
+    return _matmul_transposed(ops.pad(integers, [[0, 1], [0, 0]]), matrix, "int32")[:-1]
+
+
+def _matmul_transposed(x: Any, matrix: Any, dtype: str | None = None) -> Any:
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
         # Keras has no product with a transposed matrix, and XLA would lay the whole of it out anew.
-        return tf.matmul(integers, matrix, transpose_b=True, output_type=tf.int32)
-    return ops.matmul(integers, ops.transpose(matrix))
+        return tf.matmul(x, matrix, transpose_b=True, output_type=dtype)
+    return ops.matmul(x, ops.transpose(matrix))
 
 
 def _round_rows(matrix: Any) -> tuple[Any, Any]:
     """Give integers as (rows, columns) int8, and what a step stands for as (rows, 1) float32."""
+    numbers, steps = _whole_numbers(matrix)
+    return ops.cast(numbers, "int8"), steps
+
+
+def _whole_numbers(matrix: Any) -> tuple[Any, Any]:
+    """Give the integers of `_round_rows` as float32."""
     largest = ops.max(ops.abs(matrix), axis=1, keepdims=True)
     steps = ops.maximum(largest, _TINY) / _LARGEST
-    return ops.cast(ops.round(matrix / steps), "int8"), steps
+    return ops.round(matrix / steps), steps

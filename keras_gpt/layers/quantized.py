@@ -11,8 +11,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_gpt.layers.few_rows import product
 from keras_gpt.layers.integers import int4_product, int8_product, unpacked
-from keras_gpt.layers.one_row import product
 from keras_gpt.layers.rounding import OUR_MODES, Matrix, RoundedMatrices
 
 

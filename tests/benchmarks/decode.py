@@ -2,7 +2,7 @@
 
     pip install -e '.[bench]' llama-cpp-python
     python -m tests.benchmarks.decode [--rounds 3] [--contenders keras_gpt ctranslate2 ...]
-        [--sections throughput latency context smollm2 quality]
+        [--sections throughput latency context warmup smollm2 quality]
 
 GPT-2 124M has random weights (the same for all), SmolLM2-135M its real ones (`keras-gpt models
 pull smollm2-135m-instruct` first). Every contender is a process of its own that stays loaded; in
@@ -19,13 +19,14 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT.parent / "shared" / "data"
-SECTIONS = ("throughput", "latency", "context", "smollm2", "quality")
+SECTIONS = ("throughput", "latency", "context", "warmup", "smollm2", "quality")
 PRECISIONS = {
     "keras_gpt": ("float32", "bfloat16", "int8", "int4"),
     "saved_model": ("float32", "int8"),
@@ -152,6 +153,32 @@ def context(folder: Path, names: list[str], rounds: int) -> None:
             print(f"| {name} | {costs[0]:.1f} | {costs[1]:.1f} |")
 
 
+def warmup(folder: Path) -> None:
+    """Seconds of `gpt.warmup()`, and functions traced (and so compiled) by requests after it."""
+    from keras_gpt import GPT
+    from keras_gpt.generation.steps import decode_steps
+
+    def traces(gpt: GPT) -> int:
+        functions = vars(decode_steps(gpt)).values()
+        counts = [getattr(each, "experimental_get_tracing_count", None) for each in functions]
+        return sum(count() for count in counts if count is not None)
+
+    print("\n## GPT-2 124M: warm-up of batch 1, every length up to 1024")
+    print("| weights | warm-up s | traced after it |")
+    print("|---|---|---|")
+    for precision in ("float32", "int8"):
+        gpt = GPT.from_preset(folder / "ours")
+        if precision != "float32":
+            gpt.quantize(precision)
+        start = time.perf_counter()
+        gpt.warmup()
+        seconds, before = time.perf_counter() - start, traces(gpt)
+        for length in (1, 16, 128, 512, 1000):
+            gpt.generate([[7] * length], max_new_tokens=20, temperature=0, stop_token_ids=[])
+            gpt.generate([[7] * length], max_new_tokens=20, top_k=5, seed=0, stop_token_ids=[])
+        print(f"| {precision} | {seconds:.1f} | {traces(gpt) - before} |", flush=True)
+
+
 def smollm2(folder: Path, names: list[str], rounds: int) -> None:
     """SmolLM2-135M with its real weights, batch 1."""
     print("\n## SmolLM2-135M, prompt 32, 128 new tokens, greedy, batch 1: tokens per second")
@@ -221,6 +248,8 @@ def main() -> None:
         for section in (throughput, latency, context):
             if section.__name__ in arguments.sections:
                 section(folder, gpt2, arguments.rounds)
+        if "warmup" in arguments.sections:
+            warmup(folder)
         if "quality" in arguments.sections:
             quality()
         if "smollm2" in arguments.sections:

@@ -64,9 +64,10 @@ def test_the_product_with_rows_that_only_the_run_knows(shape):
     np.testing.assert_allclose(run(x), reference(x, integers, scale), rtol=1e-6, atol=1e-7)
 
 
-def test_a_row_is_the_same_to_the_bit_whatever_stands_beside_it():
-    integers, scale = rounded(values(50, 40))
-    x = values(8, 1, 40, seed=2)
+@pytest.mark.parametrize("columns", [40, 3072])
+def test_a_row_is_the_same_to_the_bit_whatever_stands_beside_it(columns):
+    integers, scale = rounded(values(50, columns))
+    x = values(8, 1, columns, seed=2)
     run = tf.function(lambda x: int8_product(x, integers, scale), jit_compile=True)
     together = np.asarray(run(x))
     for row in range(8):

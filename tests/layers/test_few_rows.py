@@ -1,4 +1,4 @@
-"""The product of one row beside the plain product."""
+"""Products of few rows beside the plain product."""
 
 import numpy as np
 import pytest
@@ -7,13 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import ops
 
-from keras_gpt.layers.one_row import product
+from keras_gpt.layers.few_rows import product
 from keras_gpt.layers.quantized import Dense
 
 
 @settings(max_examples=30, deadline=None)
 @given(
-    shape=st.sampled_from([(1,), (1, 1), (1, 1, 1), (2,), (1, 3), (2, 1)]),
+    shape=st.sampled_from([(1,), (1, 1), (1, 1, 1), (2,), (1, 3), (2, 1), (16, 1), (17, 1)]),
     inputs=st.sampled_from([1, 63, 64, 192, 193, 384, 576, 768, 1600]),
     outputs=st.integers(1, 5),
     dtype=st.sampled_from(["float32", "bfloat16"]),
