@@ -45,6 +45,7 @@ def load_model(source: str, quantize: Mode | None = None) -> Any:
     from keras_gpt.checkpoints.preset import is_preset_folder
 
     path = Path(source)
+    mode = None if quantize is None else quantize.value
     if path.suffix == ".keras" and path.is_file():
         model = keras.saving.load_model(path)
         if not isinstance(model, GPT | GPTClassifier):
@@ -52,18 +53,18 @@ def load_model(source: str, quantize: Mode | None = None) -> Any:
                 f"MODEL must hold a keras_gpt model. Received: {source}, which holds a "
                 f"{type(model).__name__}"
             )
-        if quantize is not None and model.quantized_mode != quantize:
-            model.quantize(str(quantize))
+        if mode is not None and model.quantized_mode != mode:
+            model.quantize(mode)
         return model
     # A run of `keras-gpt train` or `demo` keeps its model in a folder of its own.
     folder = path / "model" if (path / "model" / "config.json").is_file() else path
     if not is_preset_folder(folder):
-        return GPT.from_preset(source, quantize=quantize)
+        return GPT.from_preset(source, quantize=mode)
     classes: dict[str, Any] = {"GPT": GPT, "GPTClassifier": GPTClassifier}
     name = read_preset(folder, with_weights=False).model
     if name not in classes:
         raise ValueError(f"MODEL is of an unknown class. Received: {source}, which holds a {name}")
-    return classes[name].from_preset(folder, quantize=quantize)
+    return classes[name].from_preset(folder, quantize=mode)
 
 
 def load_gpt(source: str, quantize: Mode | None = None) -> Any:

@@ -75,7 +75,7 @@ def _round_4(matrix: Any) -> tuple[np.ndarray, ...]:
     matrix = ops.convert_to_numpy(matrix)
     rows, columns = matrix.shape
     matrix = np.pad(matrix, ((0, 0), (0, -columns % (2 * GROUP))))
-    step = np.maximum(np.abs(matrix).max(axis=1), _TINY) / np.float32(_LARGEST)  # (rows,)
+    step = np.maximum(np.abs(matrix).max(axis=1) / np.float32(_LARGEST), np.float32(_TINY))
     groups = (matrix / step[:, None]).reshape(rows, -1, GROUP)
     lowest, highest = groups.min(axis=2, keepdims=True), groups.max(axis=2, keepdims=True)
     # The multiplier that reaches from end to end of its group is seldom the best: a finer step is
@@ -258,5 +258,6 @@ def _round_rows(matrix: Any) -> tuple[Any, Any]:
 def _whole_numbers(matrix: Any) -> tuple[Any, Any]:
     """Give the integers of `_round_rows` as float32."""
     largest = ops.max(ops.abs(matrix), axis=1, keepdims=True)
-    steps = ops.maximum(largest, _TINY) / _LARGEST
+    # Never smaller than a normal number: what is, is taken for zero, and 0 / 0 is no integer.
+    steps = ops.maximum(largest / _LARGEST, _TINY)
     return ops.round(matrix / steps), steps

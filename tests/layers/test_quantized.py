@@ -26,9 +26,15 @@ def test_rounding_is_off_by_half_a_step_at_most(rows, columns, size, seed):
     assert (error <= 0.5001 * scale[:, None]).all()
 
 
-def test_a_row_of_zeros_stays_zero():
-    integers, scale = rounded(np.zeros((2, 3), "float32"))
-    np.testing.assert_array_equal(integers * scale[:, None], 0)
+@pytest.mark.parametrize("jit", [True, False])
+def test_a_row_of_zeros_stays_zero(jit):
+    integers, scale = rounded(np.zeros((2, 70), "float32"))
+    assert not integers.any()
+    assert (scale > 0).all()
+    matrix = rounded(values(7, 70))
+    run = tf.function(lambda x: int8_product(x, *matrix), jit_compile=jit)
+    for rows in (1, 2, 9):
+        np.testing.assert_array_equal(run(np.zeros((rows, 1, 70), "float32")), 0)
 
 
 def reference(x, integers, scale):

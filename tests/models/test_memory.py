@@ -27,8 +27,8 @@ FLOATS = 4 * 124_439_808  # bytes of the weights in float32
     [
         ("float32", 1.1, 2.0),
         ("bfloat16", 0.6, 1.2),
-        ("int8", 0.3, 0.6),
-        ("int4", 0.2, 0.5),
+        ("int8", 0.3, 0.75),
+        ("int4", 0.2, 0.75),
         ("int8 in place", 0.3, 2.0),
     ],
 )
