@@ -2,9 +2,11 @@
 
 from keras_gpt.checkpoints.checkpoint import (
     Checkpoint,
+    Taker,
     load_weights,
     named_tensors,
     require_size,
+    tensor_name,
 )
 from keras_gpt.checkpoints.huggingface_writer import save_huggingface
 from keras_gpt.checkpoints.preset import read_preset, save_preset
@@ -12,6 +14,7 @@ from keras_gpt.checkpoints.sources import open_checkpoint
 
 __all__ = [
     "Checkpoint",
+    "Taker",
     "load_weights",
     "named_tensors",
     "open_checkpoint",
@@ -19,4 +22,5 @@ __all__ = [
     "require_size",
     "save_huggingface",
     "save_preset",
+    "tensor_name",
 ]

@@ -1,6 +1,7 @@
 """What every format is read into: a config, a tokenizer, and tensors that are read one by one."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -32,6 +33,13 @@ class ModelTensor(NamedTuple):
     read: Callable[[], np.ndarray]
 
 
+class Taker(NamedTuple):
+    """What takes a tensor of ours in place of a variable: its shape is known before it is read."""
+
+    shape: tuple[int, ...]
+    take: Callable[[np.ndarray], None]
+
+
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
     """A model on disk, opened and checked, with no weight read yet.
@@ -45,6 +53,7 @@ class Checkpoint:
         settings: how the model is meant to be run.
         verify: raises a ValueError where the values are not those that were written; called once,
             before the first is used.
+        quantization: "int8" or "int4" where the matrices are stored as the integers of that mode.
     """
 
     source: str
@@ -54,6 +63,7 @@ class Checkpoint:
     tokenizer: "Tokenizer | None" = None
     settings: GenerationSettings = dataclasses.field(default_factory=GenerationSettings)
     verify: Callable[[], None] | None = None
+    quantization: str | None = None
 
 
 def tensor_name(variable: Any) -> str:
@@ -78,7 +88,9 @@ def _value_reader(variable: Any) -> Callable[[], np.ndarray]:
     return read
 
 
-def load_weights(checkpoint: Checkpoint, variables: Sequence[Any]) -> None:
+def load_weights(
+    checkpoint: Checkpoint, variables: Sequence[Any], takers: Mapping[str, Taker] | None = None
+) -> None:
     """Read weights into variables, one tensor at a time.
 
     All names and shapes are compared, and the values verified where the format allows it, before
@@ -87,18 +99,23 @@ def load_weights(checkpoint: Checkpoint, variables: Sequence[Any]) -> None:
     Args:
         checkpoint: holds them.
         variables: the model's Keras variables; values are cast to their dtypes.
+        takers: our names of further tensors -> what takes them.
 
     Raises:
         ValueError: the checkpoint's tensors are not those of the model, or were tampered with.
     """
-    wanted = {tensor_name(variable): variable for variable in variables}
+    wanted = {
+        tensor_name(each): Taker(tuple(each.shape), functools.partial(_assign, each))
+        for each in variables
+    }
+    wanted |= takers or {}
     shapes = {name: tensor.shape for name, tensor in checkpoint.tensors.items()}
-    expected = {name: tuple(variable.shape) for name, variable in wanted.items()}
+    expected = {name: taker.shape for name, taker in wanted.items()}
     require_tensors(checkpoint.source, shapes, expected)
     if checkpoint.verify is not None:
         checkpoint.verify()
-    for name, variable in wanted.items():
-        _assign(variable, checkpoint.tensors[name].read())
+    for name, taker in wanted.items():
+        taker.take(checkpoint.tensors[name].read())
 
 
 def _assign(variable: Any, value: np.ndarray) -> None:

@@ -22,6 +22,8 @@ _CONFIG, _WEIGHTS, _TOKENIZER = "config.json", "model.safetensors", "tokenizer.j
 _FORMAT = "keras_gpt"
 _VERSION = 1
 _DIGEST = "weights_sha256"
+_QUANTIZATION = "quantization"
+_MODES = (None, "int8", "int4")
 
 
 def save_preset(
@@ -32,6 +34,7 @@ def save_preset(
     tokenizer: "Tokenizer | None",
     settings: GenerationSettings,
     overwrite: bool = False,
+    quantization: str | None = None,
 ) -> None:
     """Write a preset folder; it appears whole or not at all.
 
@@ -43,6 +46,7 @@ def save_preset(
         tokenizer: goes along where there is one.
         settings: how the model is meant to be run.
         overwrite: whether a non-empty folder may be replaced.
+        quantization: "int8" or "int4" where the matrices are the integers of that mode.
 
     Raises:
         FileExistsError: the folder holds something and `overwrite` is False.
@@ -54,6 +58,7 @@ def save_preset(
             "version": _VERSION,
             "model": model,
             "config": config,
+            **({} if quantization is None else {_QUANTIZATION: quantization}),
             "generation": settings.to_dict(),
             _DIGEST: write_safetensors(scratch / _WEIGHTS, tensors, format=_FORMAT),
         }
@@ -95,6 +100,12 @@ def read_preset(folder: str | os.PathLike[str], with_weights: bool = True) -> Ch
             f"{file} must have 'model' (a name) and 'config' (an object). Received: keys "
             f"{sorted(content)}"
         )
+    quantization = content.get(_QUANTIZATION)
+    if quantization not in _MODES:
+        raise ValueError(
+            f"{file} must have no '{_QUANTIZATION}', or one of {_MODES[1:]}. Received: "
+            f"{_QUANTIZATION}={quantization!r:.80}"
+        )
     tokenizer = None
     if (path / _TOKENIZER).is_file():
         from keras_gpt.tokenizers import Tokenizer
@@ -114,6 +125,7 @@ def read_preset(folder: str | os.PathLike[str], with_weights: bool = True) -> Ch
         verify=functools.partial(_verify, weights, content[_DIGEST])
         if _DIGEST in content
         else None,
+        quantization=quantization,
     )
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from keras_gpt.cli.common import console, load_gpt, say
+from keras_gpt.cli.common import Quantize, console, load_gpt, say
 from keras_gpt.files import require_free_file, whole_file
 
 if TYPE_CHECKING:
@@ -38,13 +38,14 @@ def chat(
             help="Of a message that is too long for the context, leave out the left, right or middle."
         ),
     ] = None,
+    quantize: Quantize = None,
     stats: Annotated[bool, typer.Option("--stats", help="Say how fast each answer came.")] = False,
 ) -> None:
     """Talk to a model; it answers as it thinks, and remembers what was said."""
     from keras_gpt.generation.chat import Chat
 
     talk = Chat(
-        load_gpt(model),
+        load_gpt(model, quantize),
         system,
         max_new_tokens=max_new_tokens,
         temperature=temperature,

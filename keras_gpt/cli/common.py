@@ -1,11 +1,29 @@
 """What several verbs share."""
 
+import enum
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from rich.console import Console
 
 console = Console(highlight=False, soft_wrap=True)
+
+
+class Mode(enum.StrEnum):
+    """What weights are rounded to."""
+
+    INT8 = "int8"
+    INT4 = "int4"
+
+
+Quantize = Annotated[
+    Mode | None,
+    typer.Option(
+        help="Round the weights as they are read: int8 takes a quarter of their memory, int4 half "
+        "of that and is less exact. A model that was saved so needs no option."
+    ),
+]
 
 
 def say(text: str) -> None:
@@ -13,12 +31,12 @@ def say(text: str) -> None:
     console.print(text, markup=False)
 
 
-def load_model(source: str) -> Any:
+def load_model(source: str, quantize: Mode | None = None) -> Any:
     """Load a GPT or a classifier from a `.keras` file, or from all that `from_preset` takes.
 
     Raises:
         FileNotFoundError: there is nothing of that name.
-        ValueError: it is none of these, or damaged.
+        ValueError: it is none of these, or damaged, or was quantized otherwise.
     """
     import keras
 
@@ -27,6 +45,7 @@ def load_model(source: str) -> Any:
     from keras_gpt.checkpoints.preset import is_preset_folder
 
     path = Path(source)
+    mode = None if quantize is None else quantize.value
     if path.suffix == ".keras" and path.is_file():
         model = keras.saving.load_model(path)
         if not isinstance(model, GPT | GPTClassifier):
@@ -34,31 +53,33 @@ def load_model(source: str) -> Any:
                 f"MODEL must hold a keras_gpt model. Received: {source}, which holds a "
                 f"{type(model).__name__}"
             )
+        if mode is not None and model.quantized_mode != mode:
+            model.quantize(mode)
         return model
     # A run of `keras-gpt train` or `demo` keeps its model in a folder of its own.
     folder = path / "model" if (path / "model" / "config.json").is_file() else path
     if not is_preset_folder(folder):
-        return GPT.from_preset(source)
+        return GPT.from_preset(source, quantize=mode)
     classes: dict[str, Any] = {"GPT": GPT, "GPTClassifier": GPTClassifier}
     name = read_preset(folder, with_weights=False).model
     if name not in classes:
         raise ValueError(f"MODEL is of an unknown class. Received: {source}, which holds a {name}")
-    return classes[name].from_preset(folder)
+    return classes[name].from_preset(folder, quantize=mode)
 
 
-def load_gpt(source: str) -> Any:
+def load_gpt(source: str, quantize: Mode | None = None) -> Any:
     """Load a model that generates; with its tokenizer.
 
     Raises:
         ValueError: it is a classifier, or has no tokenizer.
     """
-    model = load_gpt_or_ids(source)
+    model = load_gpt_or_ids(source, quantize)
     if model.tokenizer is None:
         raise ValueError(f"MODEL must have a tokenizer to work on text. Received: {source}")
     return model
 
 
-def load_gpt_or_ids(source: str) -> Any:
+def load_gpt_or_ids(source: str, quantize: Mode | None = None) -> Any:
     """Load a model that generates; it may lack a tokenizer.
 
     Raises:
@@ -66,7 +87,7 @@ def load_gpt_or_ids(source: str) -> Any:
     """
     from keras_gpt import GPT
 
-    model = load_model(source)
+    model = load_model(source, quantize)
     if not isinstance(model, GPT):
         raise ValueError(f"MODEL must be a GPT. Received: {source}, a {type(model).__name__}")
     return model

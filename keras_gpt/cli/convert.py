@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from keras_gpt.cli.common import load_gpt_or_ids, say
+from keras_gpt.cli.common import Quantize, load_gpt_or_ids, say
 from keras_gpt.files import require_free, require_free_file
 
 
@@ -32,6 +32,7 @@ def convert(
         str | None,
         typer.Option(help="gguf only: f32 (exact), f16 (the default) or q8_0, of the matrices."),
     ] = None,
+    quantize: Quantize = None,
     overwrite: Annotated[bool, typer.Option(help="Replace what is there.")] = False,
 ) -> None:
     """Write a model in another library's format: weights, tokenizer and generation settings.
@@ -41,8 +42,13 @@ def convert(
     """
     if dtype is not None and to is not Format.GGUF:
         raise ValueError(f"--dtype belongs to --to gguf. Received: --dtype {dtype} --to {to}")
+    if quantize is not None and to is not Format.KERAS_GPT:
+        raise ValueError(
+            "--quantize belongs to --to keras-gpt: the other formats get plain weights (--to gguf "
+            f"--dtype q8_0 has integers of its own). Received: --quantize {quantize} --to {to}"
+        )
     _require_place(Path(destination), to, overwrite)
-    gpt = load_gpt_or_ids(model)
+    gpt = load_gpt_or_ids(model, quantize)
     if to is Format.GGUF:
         gpt.save_to_gguf(destination, dtype=dtype or "f16", overwrite=overwrite)
     elif to is Format.ONNX:

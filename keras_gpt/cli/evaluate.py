@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from keras_gpt.cli.common import console, load_gpt, new_tokens, say
+from keras_gpt.cli.common import Quantize, console, load_gpt, new_tokens, say
 from keras_gpt.files import require_free_file, whole_file
 
 _LM_EVAL = "lm-eval:"
@@ -47,6 +47,7 @@ def evaluate(
         int | None,
         typer.Option(help="The most questions (by default all) or pairs (by default 100)."),
     ] = None,
+    quantize: Quantize = None,
     output: Annotated[
         str | None, typer.Option("--json", help="Write the numbers to a file.")
     ] = None,
@@ -66,8 +67,8 @@ def evaluate(
     _require_use("--json", output, {"--details": details or None, "--overwrite": overwrite or None})
     if output:
         require_free_file(output, overwrite)
-    gpt = load_gpt(model)
-    numbers: dict[str, Any] = {"model": model}
+    gpt = load_gpt(model, quantize)
+    numbers: dict[str, Any] = {"model": model, "quantization": gpt.quantized_mode}
     if text:
         numbers["perplexity"] = _perplexity(gpt, text, window, stride)
     if task and task.startswith(_LM_EVAL):

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from keras_gpt.cli.common import load_gpt, new_tokens, say
+from keras_gpt.cli.common import Quantize, load_gpt, new_tokens, say
 
 
 def generate(
@@ -45,9 +45,10 @@ def generate(
             help="Of a prompt that is too long for the context, leave out the left, right or middle."
         ),
     ] = None,
+    quantize: Quantize = None,
 ) -> None:
     """Continue a prompt; one answer is printed as it comes."""
-    gpt = load_gpt(model)
+    gpt = load_gpt(model, quantize)
     settings = {
         "max_new_tokens": new_tokens(gpt, max_new_tokens),
         "temperature": temperature,

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from keras_gpt.cli.common import load_gpt, load_model, say
+from keras_gpt.cli.common import Quantize, load_gpt, load_model, say
 
 
 def serve(
@@ -20,6 +20,7 @@ def serve(
         str | None,
         typer.Option(help="In place of FOLDER: any MODEL, answered for with OpenAI's API."),
     ] = None,
+    quantize: Quantize = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[
         int | None,
@@ -72,6 +73,11 @@ def serve(
             "/v1/models, so each needs a process of its own. Received: "
             f"FOLDER={folder}, --model={model}"
         )
+    if quantize is not None and model is None:
+        raise ValueError(
+            "--quantize belongs to --model: a SavedModel is quantized before it is exported. "
+            f"Received: --quantize {quantize} with FOLDER={folder}"
+        )
     if model is not None:
         from keras_gpt.serving import openai
 
@@ -84,7 +90,7 @@ def serve(
             deadline=deadline,
         )
         openai.serve(
-            lambda: load_gpt(model),
+            lambda: load_gpt(model, quantize),
             _model_name(model),
             host,
             8000 if port is None else port,

@@ -13,14 +13,17 @@ from keras_gpt.layers.positions import (
     rotate,
 )
 from keras_gpt.layers.quantized import Dense, TokenEmbedding
+from keras_gpt.layers.rounding import OUR_MODES, RoundedMatrices, rounding_policy
 
 __all__ = [
+    "OUR_MODES",
     "Block",
     "CausalSelfAttention",
     "Dense",
     "FeedForward",
     "PositionEmbedding",
     "RotaryTables",
+    "RoundedMatrices",
     "TokenEmbedding",
     "attention_mask",
     "branch_mask",
@@ -28,5 +31,6 @@ __all__ = [
     "make_norm",
     "rotary_tables",
     "rotate",
+    "rounding_policy",
     "token_positions",
 ]

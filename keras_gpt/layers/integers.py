@@ -19,27 +19,28 @@ GROUP = 32  # columns of a 4-bit matrix that share a multiplier and an offset
 _LARGEST = 127
 _LARGEST_4 = 15
 _TINY = float(np.finfo("float32").tiny)
-_ROWS_AT_ONCE = 4096  # of a matrix that is rounded to 4 bits, which takes several copies
+_AT_ONCE = 1 << 20  # numbers of a matrix that are rounded, which takes several copies of them
 
 
-def rounded(matrix: Any) -> tuple[np.ndarray, np.ndarray]:
+def rounded(matrix: Any, dtype: str = "float32") -> tuple[np.ndarray, ...]:
     """Round each row of a matrix to integers from -127 to 127.
 
     Args:
-        matrix: (rows, columns) float.
+        matrix: (rows, columns) float; read some rows at a time.
+        dtype: what the numbers are cast to before they are rounded.
 
     Returns:
         (rows, columns) int8, and (rows,) float32, what one step of each row stands for.
     """
-    integers, scale = _round_rows(ops.cast(matrix, "float32"))
-    return ops.convert_to_numpy(integers), ops.convert_to_numpy(scale)[:, 0]
+    return _by_rows(_round_8, matrix, dtype)
 
 
-def rounded_4(matrix: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def rounded_4(matrix: Any, dtype: str = "float32") -> tuple[np.ndarray, ...]:
     """Round each row of a matrix to integers from 0 to 15, times a multiplier, plus an offset.
 
     Args:
-        matrix: (rows, columns) float.
+        matrix: (rows, columns) float; read some rows at a time.
+        dtype: what the numbers are cast to before they are rounded.
 
     Returns:
         (rows, bytes) int8: two integers a byte, those of the first half of the columns in the low
@@ -47,21 +48,34 @@ def rounded_4(matrix: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarr
         float32, what one step of the sums stands for. Columns are filled up with zeros to whole
         groups in both halves.
     """
-    matrix = ops.convert_to_numpy(ops.cast(matrix, "float32"))
-    parts = [
-        _round_4(matrix[start : start + _ROWS_AT_ONCE])
-        for start in range(0, len(matrix), _ROWS_AT_ONCE)
-    ]
-    packed, multipliers, offsets, scale = (
-        np.concatenate(each) for each in zip(*parts, strict=True)
-    )
-    return packed, multipliers, offsets, scale
+    return _by_rows(_round_4, matrix, dtype)
 
 
-def _round_4(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def _by_rows(
+    round_: Callable[[Any], tuple[np.ndarray, ...]], matrix: Any, dtype: str
+) -> tuple[np.ndarray, ...]:
+    rows, columns = matrix.shape
+    step = max(1, _AT_ONCE // columns)
+    whole: list[np.ndarray] = []
+    for start in range(0, rows, step):
+        floats = ops.cast(ops.cast(matrix[start : start + step], dtype), "float32")
+        parts = round_(floats)
+        whole = whole or [np.empty((rows, *part.shape[1:]), part.dtype) for part in parts]
+        for array, part in zip(whole, parts, strict=True):
+            array[start : start + step] = part
+    return tuple(whole)
+
+
+def _round_8(matrix: Any) -> tuple[np.ndarray, ...]:
+    integers, scale = _round_rows(matrix)
+    return ops.convert_to_numpy(integers), ops.convert_to_numpy(scale)[:, 0]
+
+
+def _round_4(matrix: Any) -> tuple[np.ndarray, ...]:
+    matrix = ops.convert_to_numpy(matrix)
     rows, columns = matrix.shape
     matrix = np.pad(matrix, ((0, 0), (0, -columns % (2 * GROUP))))
-    step = np.maximum(np.abs(matrix).max(axis=1), _TINY) / np.float32(_LARGEST)  # (rows,)
+    step = np.maximum(np.abs(matrix).max(axis=1) / np.float32(_LARGEST), np.float32(_TINY))
     groups = (matrix / step[:, None]).reshape(rows, -1, GROUP)
     lowest, highest = groups.min(axis=2, keepdims=True), groups.max(axis=2, keepdims=True)
     # The multiplier that reaches from end to end of its group is seldom the best: a finer step is
@@ -244,5 +258,6 @@ def _round_rows(matrix: Any) -> tuple[Any, Any]:
 def _whole_numbers(matrix: Any) -> tuple[Any, Any]:
     """Give the integers of `_round_rows` as float32."""
     largest = ops.max(ops.abs(matrix), axis=1, keepdims=True)
-    steps = ops.maximum(largest, _TINY) / _LARGEST
+    # Never smaller than a normal number: what is, is taken for zero, and 0 / 0 is no integer.
+    steps = ops.maximum(largest / _LARGEST, _TINY)
     return ops.round(matrix / steps), steps

@@ -8,11 +8,11 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_gpt.checkpoints import load_weights as load_checkpoint_weights
 from keras_gpt.checkpoints import require_size
 from keras_gpt.config import GPTConfig
 from keras_gpt.generation_settings import GenerationSettings
 from keras_gpt.models.gpt import GPT
+from keras_gpt.models.integer_weights import chosen_mode, load_into, with_mode
 from keras_gpt.models.keeping import Keeping
 from keras_gpt.models.text_batches import TextBatches, is_text
 
@@ -263,6 +263,19 @@ class GPTClassifier(Keeping, keras.Model):
 
     # -- keeping ----------------------------------------------------------------------------------
 
+    def quantize(self, mode: Any = None, config: Any = None, **kwargs: Any) -> None:
+        """Replace the GPT's weights by integers, as `GPT.quantize` does.
+
+        The dense layer on top stays as it is: it is small, and every answer hangs on it alone.
+
+        Args:
+            mode: as for `GPT.quantize`.
+            config: as for `GPT.quantize`.
+            **kwargs: as for `keras.Model.quantize`; `filters` in place of all layers but the last.
+        """
+        usual = {"filters": lambda layer: layer is not self.head}
+        super().quantize(mode, config=config, **(usual | kwargs))
+
     def export(
         self,
         filepath: str | os.PathLike[str],
@@ -331,18 +344,26 @@ class GPTClassifier(Keeping, keras.Model):
         return cls(**config)
 
     @classmethod
-    def from_preset(cls, source: str | os.PathLike[str], dtype: Any = None) -> "GPTClassifier":
+    def from_preset(
+        cls,
+        source: str | os.PathLike[str],
+        dtype: Any = None,
+        quantize: str | None = None,
+    ) -> "GPTClassifier":
         """Make a classifier from a folder that `save_to_preset` wrote.
 
         Args:
             source: the folder.
             dtype: a Keras dtype policy; None is Keras' global one.
+            quantize: as for `GPT.from_preset`.
 
         Raises:
             FileNotFoundError: there is no such folder.
-            ValueError: the folder's files are damaged, or hold another kind of model.
+            ValueError: the folder's files are damaged, or hold another kind of model; or
+                `quantize` is no such mode, or not the one that the folder was quantized in.
         """
         checkpoint = cls._open(source)
+        mode = chosen_mode(checkpoint, quantize)
         config = dict(checkpoint.config)
         gpt_config = GPTConfig.from_dict(config.pop("gpt", {}))
         if (
@@ -361,11 +382,11 @@ class GPTClassifier(Keeping, keras.Model):
             **gpt_config.to_dict(),
             tokenizer=checkpoint.tokenizer,
             generation_settings=checkpoint.settings,
-            dtype=dtype,
+            dtype=with_mode(dtype, mode),
             name="gpt",
         )
         model = cls(gpt, **config)
-        load_checkpoint_weights(checkpoint, model.weights)
+        load_into(model, checkpoint)
         return model
 
     def _preset_config(self) -> dict[str, Any]:

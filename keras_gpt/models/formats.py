@@ -3,9 +3,9 @@
 import os
 from typing import Any, Self
 
-from keras_gpt.checkpoints import load_weights as load_checkpoint_weights
 from keras_gpt.checkpoints import require_size, save_huggingface
 from keras_gpt.config import GPTConfig
+from keras_gpt.models.integer_weights import chosen_mode, load_into, require_mode, with_mode
 from keras_gpt.models.keeping import Keeping
 
 
@@ -16,7 +16,11 @@ class Formats(Keeping):
 
     @classmethod
     def from_preset(
-        cls, source: str | os.PathLike[str], dtype: Any = None, load_weights: bool = True
+        cls,
+        source: str | os.PathLike[str],
+        dtype: Any = None,
+        load_weights: bool = True,
+        quantize: str | None = None,
     ) -> Self:
         """Make a model from weights that exist, or from a published architecture.
 
@@ -32,16 +36,22 @@ class Formats(Keeping):
             dtype: a Keras dtype policy, such as "bfloat16"; weights are cast as they are read.
                 None is Keras' global one.
             load_weights: whether to read the weights, or to start from random ones.
+            quantize: "int8" or "int4": the model is made of integers from the start, those that
+                `quantize` would make of it, and each matrix is rounded as it is read. A preset of
+                a quantized model is loaded as it was saved, by itself.
 
         Raises:
             FileNotFoundError: there is no such source, or a part of it is missing.
-            ValueError: it is damaged, or of an architecture that is not supported.
+            ValueError: it is damaged, or of an architecture that is not supported; or `quantize`
+                is no such mode, or not the one that the source was quantized in.
             ConnectionError: it must be downloaded, and cannot be.
 
         Example:
             >>> gpt = GPT.from_preset("hf://openai-community/gpt2")
+            >>> gpt = GPT.from_preset("hf://openai-community/gpt2", quantize="int8")
             >>> gpt = GPT.from_preset("gpt2", load_weights=False)
         """
+        require_mode(quantize)
         if not os.path.exists(source) and str(source) in GPTConfig.preset_names():
             if load_weights:
                 raise ValueError(
@@ -49,8 +59,12 @@ class Formats(Keeping):
                     "pass load_weights=False for random ones, or a folder, or hf://owner/name. "
                     f"Received: source={source!r}, load_weights=True"
                 )
-            return cls(**GPTConfig.preset(str(source)).to_dict(), dtype=dtype)
+            model = cls(**GPTConfig.preset(str(source)).to_dict(), dtype=dtype)
+            if quantize is not None:
+                model.quantize(quantize)
+            return model
         checkpoint = cls._open(source, load_weights)
+        mode = chosen_mode(checkpoint, quantize)
         config = GPTConfig.from_dict(checkpoint.config)
         if load_weights:
             require_size(
@@ -60,10 +74,13 @@ class Formats(Keeping):
             **config.to_dict(),
             tokenizer=checkpoint.tokenizer,
             generation_settings=checkpoint.settings,
-            dtype=dtype,
+            # Random weights are floats first; those that are read are never all floats.
+            dtype=with_mode(dtype, mode if load_weights else None),
         )
         if load_weights:
-            load_checkpoint_weights(checkpoint, model.weights)
+            load_into(model, checkpoint)
+        elif mode is not None:
+            model.quantize(mode)
         return model
 
     def _preset_config(self) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from keras_gpt.layers import (
 )
 from keras_gpt.models.formats import Formats
 from keras_gpt.models.inputs import unpack_inputs
+from keras_gpt.models.integer_weights import mode_of, set_mode, split_policy, with_mode
 from keras_gpt.models.next_token import NextTokenModel, TrainingOutputs
 from keras_gpt.models.text_methods import TextMethods
 
@@ -45,7 +46,9 @@ class GPT(TextMethods, Formats, NextTokenModel):
         generation_settings: how the model is meant to be run (stop ids, chat template), as
             `GenerationSettings` or its dictionary; None says nothing.
         name: the model's name.
-        dtype: a Keras dtype policy, such as "mixed_bfloat16"; None is Keras' global one.
+        dtype: a Keras dtype policy, such as "mixed_bfloat16"; None is Keras' global one. With one
+            such as "int8_from_float32" the matrices are integers, zero until they are loaded; it is
+            what `from_preset(..., quantize="int8")` takes.
         **fields: any other field of `GPTConfig`, such as `context_length=256`.
 
     Call arguments:
@@ -102,11 +105,11 @@ class GPT(TextMethods, Formats, NextTokenModel):
                 "vocab_size must have room for every id of the tokenizer. Received: "
                 f"vocab_size={config.vocab_size}, tokenizer.vocab_size={tokenizer.vocab_size}"
             )
-        super().__init__(name=name, dtype=dtype)
+        policy, mode = split_policy(dtype)
+        super().__init__(name=name, dtype=policy)
         self.config = config
         self.tokenizer = tokenizer
         self.generation_settings = GenerationSettings.of(generation_settings)
-        policy = self.dtype_policy
         self.token_embedding = TokenEmbedding(
             config.vocab_size,
             config.embedding_dim,
@@ -130,6 +133,7 @@ class GPT(TextMethods, Formats, NextTokenModel):
         self.final_norm = None
         if config.norm_placement == "pre":
             self.final_norm = make_norm(config, "final_norm", policy)
+        set_mode(self, mode)
         self.supports_masking = True  # it takes a mask; `compute_mask` says what becomes of it
         self.build((None, None))
 
@@ -384,13 +388,12 @@ class GPT(TextMethods, Formats, NextTokenModel):
     def get_config(self) -> dict[str, Any]:
         """Give what the model is made from, the tokenizer included."""
         tokenizer = self.tokenizer and keras.saving.serialize_keras_object(self.tokenizer)
-        base = super().get_config()
         return {
             **self.config.to_dict(),
             "tokenizer": tokenizer,
             "generation_settings": self.generation_settings.to_dict(),
             "name": self.name,
-            "dtype": base["dtype"],
+            "dtype": keras.dtype_policies.serialize(with_mode(self.dtype_policy, mode_of(self))),
         }
 
     @classmethod

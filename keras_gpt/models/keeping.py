@@ -1,5 +1,6 @@
 """Saving and reading, for every model of the package."""
 
+import gc
 import os
 import warnings
 from typing import Any
@@ -8,6 +9,7 @@ import keras
 
 from keras_gpt.checkpoints import Checkpoint, named_tensors, open_checkpoint, save_preset
 from keras_gpt.files import whole_file
+from keras_gpt.models.integer_weights import give_back_memory, mode_of, oddly_changed
 
 # Modes with one way to round, and the configs that Keras makes for them.
 _USUAL = {
@@ -38,15 +40,11 @@ class Keeping(keras.Model):
             **kwargs: as for `keras.Model.save`.
 
         Raises:
-            ValueError: layers are quantized, which Keras would save but not read again.
+            ValueError: layers are quantized otherwise than by `quantize("int8")` or
+                `quantize("int4")` of the whole model, or are quantized and have LoRA weights.
         """
-        quantized = [layer.path for layer in self._flatten_layers() if _is_quantized(layer)]
-        if quantized:
-            raise ValueError(
-                "save the model before quantize, or use export: Keras cannot read the file of a "
-                f"quantized model of this kind. Received: {len(quantized)} quantized layers, such "
-                f"as {quantized[0]}"
-            )
+        if any(map(_is_quantized, self._flatten_layers())):
+            self._require_plain_or_whole("a .keras file")
         if not overwrite or zipped is False:
             super().save(filepath, overwrite=overwrite, zipped=zipped, **kwargs)
             return
@@ -56,19 +54,22 @@ class Keeping(keras.Model):
     def save_to_preset(self, folder: str | os.PathLike[str], overwrite: bool = False) -> None:
         """Write config, weights (safetensors) and tokenizer into one folder, whole or not at all.
 
+        A model in "int8" or "int4" is kept as integers and scales, and is read as such.
+
         Args:
             folder: where to.
             overwrite: whether a non-empty folder may be replaced.
 
         Raises:
             FileExistsError: the folder holds something and `overwrite` is False.
-            ValueError: layers are quantized or have LoRA weights, which a preset does not hold.
+            ValueError: layers have LoRA weights, or are quantized otherwise than by
+                `quantize("int8")` or `quantize("int4")` of the whole model.
 
         Example:
             >>> gpt.save_to_preset("my-gpt/")
             >>> same = keras_gpt.GPT.from_preset("my-gpt/")
         """
-        self._require_plain_weights("a preset")
+        self._require_plain_or_whole("a preset")
         save_preset(
             folder,
             type(self).__name__,
@@ -77,6 +78,7 @@ class Keeping(keras.Model):
             self.tokenizer,
             self.generation_settings,
             overwrite,
+            self.quantized_mode,
         )
 
     def quantize(self, mode: Any = None, config: Any = None, **kwargs: Any) -> None:
@@ -85,7 +87,8 @@ class Keeping(keras.Model):
         In "int8" each output's weights become integers up to 127 times a scale, and each row of
         inputs is rounded so too. In "int4" they become integers from 0 to 15, two a byte, with a
         multiplier and an offset for each 32 of them: little more than half the memory of "int8",
-        slower, and farther from the full model. A quantized model can be exported, but not saved.
+        slower, and farther from the full model. The floats' memory goes back to the system.
+        `from_preset(..., quantize="int8")` gives the same without ever having all the floats.
 
         Args:
             mode: "int8", "int4" or another of Keras' modes.
@@ -94,7 +97,8 @@ class Keeping(keras.Model):
             **kwargs: as for `keras.Model.quantize`.
 
         Raises:
-            ValueError: there is no such mode, or `config` asks for another "int8" or "int4".
+            ValueError: there is no such mode, `config` asks for another "int8" or "int4", or
+                weights are integers already.
 
         Example:
             >>> gpt.quantize("int8")
@@ -110,7 +114,20 @@ class Keeping(keras.Model):
         with warnings.catch_warnings():
             # Norms have nothing to quantize, which Keras would say once for each of them.
             warnings.filterwarnings("ignore", message="Layer .* does not have a `quantize` method")
-            super().quantize(mode, config=config, **kwargs)
+            # Keras collects garbage after every matrix, which takes a quarter of a second with all
+            # that TensorFlow has loaded: what is there already is not looked through.
+            gc.collect()
+            gc.freeze()
+            try:
+                super().quantize(mode, config=config, **kwargs)
+            finally:
+                gc.unfreeze()
+        give_back_memory()
+
+    @property
+    def quantized_mode(self) -> str | None:
+        """The mode that all matrices are in, "int8" or "int4"; None where they are floats."""
+        return mode_of(self)
 
     def _preset_config(self) -> dict[str, Any]:
         raise NotImplementedError
@@ -120,8 +137,19 @@ class Keeping(keras.Model):
         changed = [layer.path for layer in self._flatten_layers() if _is_changed(layer)]
         if changed:
             raise ValueError(
-                f"{what} holds plain weights: save it before quantize or enable_lora, or use "
-                f"export. Received: {len(changed)} changed layers, such as {changed[0]}"
+                f"{what} holds plain weights: save it before quantize or enable_lora, or load the "
+                "weights once more without quantize (save_to_preset and export take integers). "
+                f"Received: {len(changed)} changed layers, such as {changed[0]}"
+            )
+
+    def _require_plain_or_whole(self, what: str) -> None:
+        """Refuse to write weights that could not be read again as they are."""
+        odd = oddly_changed(self)
+        if odd:
+            raise ValueError(
+                f'{what} holds plain weights, or all matrices in "int8" or in "int4": save the model '
+                "before quantize or enable_lora, or use export. Received: "
+                f"{len(odd)} changed layers, such as {odd[0]}"
             )
 
     @classmethod

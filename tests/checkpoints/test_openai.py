@@ -101,6 +101,16 @@ def test_gpt2_s_release_is_read(gpt2: tuple[Path, GPT]) -> None:
     np.testing.assert_array_equal(logits_of(same, ids), logits_of(gpt, ids))
 
 
+def test_gpt2_s_release_is_rounded_while_it_is_read(gpt2: tuple[Path, GPT]) -> None:
+    """To the integers that the model of floats is rounded to."""
+    folder, gpt = gpt2
+    gpt.quantize("int4")
+    values = {tensor_name(w): keras.ops.convert_to_numpy(w) for w in gpt.weights}
+    same = GPT.from_preset(folder, quantize="int4")
+    assert len(same.weights) == len(values)
+    _assert_same(same, values)
+
+
 def test_a_checkpoint_s_path_elsewhere_is_not_followed(gpt2: tuple[Path, GPT]) -> None:
     """The `checkpoint` file may name a path of the machine that it was made on."""
     folder, gpt = gpt2

@@ -60,6 +60,35 @@ def test_convert_there_and_back(model: Path, tmp_path: Path, form: str) -> None:
     _run("convert", model, destination, "--to", form, "--overwrite")
 
 
+@pytest.mark.parametrize("kept", ["preset", "keras file", "nothing"])
+def test_integers_by_an_option(model: Path, tmp_path: Path, kept: str) -> None:
+    """The text of a model that was kept in integers is that of one rounded while it is read."""
+    settings = ["the cat", "--temperature", 0, "--max-new-tokens", 8]
+    gpt = GPT.from_preset(model, quantize="int8")
+    text = gpt.generate("the cat", temperature=0, max_new_tokens=8)
+    place, option = tmp_path / "gpt.keras", ["--quantize", "int8"]
+    if kept == "preset":
+        place = tmp_path / "gpt"
+        _run("convert", model, place, "--to", "keras-gpt", *option)
+        assert '"quantization": "int8"' in (place / "config.json").read_text()
+        assert text in _run("generate", place, *settings)
+        with pytest.raises(ValueError, match="quantize='int4'"):
+            _run("generate", place, *settings, "--quantize", "int4")
+    elif kept == "keras file":
+        gpt.save(place)
+    else:
+        GPT.from_preset(model).save(place)
+    assert text in _run("generate", place, *settings, *option)
+
+
+def test_quantize_belongs_where_there_are_weights_to_round(model: Path, tmp_path: Path) -> None:
+    """Before anything is read."""
+    with pytest.raises(ValueError, match=r"--to keras-gpt.*Received: --quantize int8 --to hf"):
+        _run("convert", model, tmp_path / "x", "--to", "hf", "--quantize", "int8")
+    with pytest.raises(ValueError, match=r"--model.*Received: --quantize int4 with FOLDER="):
+        _run("serve", tmp_path, "--quantize", "int4")
+
+
 def test_convert_refuses_what_does_not_fit(model: Path, tmp_path: Path) -> None:
     """A number format where there is none, an unknown one, nothing to convert."""
     with pytest.raises(ValueError, match="--dtype belongs to --to gguf"):

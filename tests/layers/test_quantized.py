@@ -26,9 +26,15 @@ def test_rounding_is_off_by_half_a_step_at_most(rows, columns, size, seed):
     assert (error <= 0.5001 * scale[:, None]).all()
 
 
-def test_a_row_of_zeros_stays_zero():
-    integers, scale = rounded(np.zeros((2, 3), "float32"))
-    np.testing.assert_array_equal(integers * scale[:, None], 0)
+@pytest.mark.parametrize("jit", [True, False])
+def test_a_row_of_zeros_stays_zero(jit):
+    integers, scale = rounded(np.zeros((2, 70), "float32"))
+    assert not integers.any()
+    assert (scale > 0).all()
+    matrix = rounded(values(7, 70))
+    run = tf.function(lambda x: int8_product(x, *matrix), jit_compile=jit)
+    for rows in (1, 2, 9):
+        np.testing.assert_array_equal(run(np.zeros((rows, 1, 70), "float32")), 0)
 
 
 def reference(x, integers, scale):
@@ -133,6 +139,33 @@ def test_an_embedding_looks_up_and_projects_with_its_rounded_rows(tied):
         )
 
 
+@pytest.mark.parametrize("mode", ["int8", "int4"])
+def test_a_layer_built_of_integers_takes_floats(mode):
+    matrix = values(70, 7)
+    rounded_later, rounded_at_once = Dense(7), Dense(7, dtype=f"{mode}_from_float32")
+    for layer in (rounded_later, rounded_at_once):
+        layer.build((None, 70))
+    rounded_later.kernel.assign(matrix)
+    rounded_later.quantize(mode)
+    assert not np.asarray(rounded_at_once.kernel).any()
+    rounded_at_once.keep("kernel", matrix)
+    for a, b in zip(rounded_later.weights, rounded_at_once.weights, strict=True):
+        assert (a.name, a.dtype) == (b.name, b.dtype) or "bias" in (a.name, b.name)
+    np.testing.assert_array_equal(rounded_later.kernel, rounded_at_once.kernel)
+    x = values(3, 70)
+    np.testing.assert_array_equal(rounded_later(x), rounded_at_once(x))
+
+
+def test_rounding_does_not_add_lora_weights_a_second_time():
+    layer = Dense(7, use_bias=False)
+    layer.build((None, 6))
+    layer.enable_lora(2)
+    layer.lora_kernel_b.assign(values(2, 7, seed=2))
+    full = np.asarray(layer.kernel)
+    layer.quantize("int8")
+    np.testing.assert_allclose(layer.kernel, full, atol=np.abs(full).max() / 100)
+
+
 def test_other_modes_are_those_of_keras():
     layer = Dense(8)
     x = values(4, 16)
@@ -178,14 +211,17 @@ def test_a_group_of_small_weights_keeps_its_own_step():
     assert np.sqrt((error[:, :32] ** 2).mean()) < 0.2 * matrix[:, :32].std()
 
 
-def test_rows_of_4_bits_do_not_depend_on_the_rows_beside_them():
-    matrix = values(5000, 70)  # more rows than are rounded at once
+@pytest.mark.parametrize("round_", [rounded, rounded_4])
+def test_rows_do_not_depend_on_the_rows_beside_them(round_):
+    at_once = 2**20 // 70
+    matrix = values(at_once + 9, 70)  # more rows than are rounded at once
     matrix[7] = 0
-    together = rounded_4(matrix)
-    assert (np.asarray(unpacked(*together[:3], 70))[7] == 0).all()
-    for row in (0, 4095, 4096, 4999):
-        for a, b in zip(rounded_4(matrix[row : row + 1]), together, strict=True):
+    together = round_(matrix)
+    for row in (0, 7, at_once - 1, at_once, len(matrix) - 1):
+        for a, b in zip(round_(matrix[row : row + 1]), together, strict=True):
             np.testing.assert_array_equal(a[0], b[row])
+    if round_ is rounded_4:
+        assert (np.asarray(unpacked(*(each[:8] for each in together[:3]), 70))[7] == 0).all()
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 5), (3, 1), (16, 1), (2,)])

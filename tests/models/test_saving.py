@@ -36,11 +36,3 @@ def test_a_saved_model_is_the_same_to_the_bit(tmp_path):
         np.testing.assert_array_equal(
             keras.ops.convert_to_numpy(ours), keras.ops.convert_to_numpy(theirs)
         )
-
-
-def test_a_quantized_model_is_not_saved_into_a_file_that_cannot_be_read(tmp_path):
-    gpt = _gpt(1)
-    gpt.quantize("int8")
-    with pytest.raises(ValueError, match="before quantize"):
-        gpt.save(tmp_path / "gpt.keras")
-    assert not list(tmp_path.iterdir())
