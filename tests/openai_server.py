@@ -59,7 +59,7 @@ def running(
             address = f"http://127.0.0.1:{listener.getsockname()[1]}"
             started = Running(address, app.state.service, log, server)
             if is_ready:
-                wait_until(lambda: app.state.service.is_ready, 60)
+                wait_until(lambda: app.state.service.is_ready, 300)
             yield started
         finally:
             server.should_exit = True

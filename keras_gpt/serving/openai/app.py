@@ -13,6 +13,7 @@ try:
     from fastapi import APIRouter, Depends, FastAPI, Request, Response
     from starlette.concurrency import run_in_threadpool
     from starlette.exceptions import HTTPException
+    from starlette.responses import PlainTextResponse
 except ImportError as error:
     raise ImportError(
         "serving needs fastapi and uvicorn: pip install 'keras-gpt[serve]'"
@@ -132,7 +133,7 @@ def create_app(
     async def ready() -> Response:
         return json_response({"ready": service.is_ready}, 200 if service.is_ready else 503)
 
-    @app.get("/metrics")
+    @app.get("/metrics", response_class=PlainTextResponse)
     async def counts() -> Response:
         return Response(metrics.text(), media_type=CONTENT_TYPE)
 
@@ -181,7 +182,7 @@ def create_app(
 
     @app.get("/openapi.json", include_in_schema=False)
     async def document() -> Response:
-        return json_response(describe(app))
+        return json_response(describe(app, name))
 
     @app.exception_handler(ApiError)
     async def refused(request: Request, error: ApiError) -> Response:

@@ -1,6 +1,7 @@
 """Connections that end where a client stands still: in a request, or while its answer waits."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import h11
@@ -26,8 +27,8 @@ class Connection(H11Protocol):
         super().__init__(*args, **options)
         self._seconds = seconds
         self._state: Any = None  # what of a request is waited for
-        self._receiving: asyncio.TimerHandle | None = None
-        self._sending: asyncio.TimerHandle | None = None
+        self._receiving = _Timer(self.loop)
+        self._sending = _Timer(self.loop)
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         """Begin to wait for the first request."""
@@ -42,17 +43,17 @@ class Connection(H11Protocol):
     def pause_writing(self) -> None:
         """Begin to wait for a client that does not read."""
         super().pause_writing()
-        self._sending = _without(self._sending)
         self._look_again(self.transport.get_write_buffer_size())
 
     def resume_writing(self) -> None:
         """Wait no more: the client has read."""
         super().resume_writing()
-        self._sending = _without(self._sending)
+        self._sending.stop()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection."""
-        self._receiving, self._sending = _without(self._receiving), _without(self._sending)
+        self._receiving.stop()
+        self._sending.stop()
         super().connection_lost(exc)
 
     def _look_again(self, num_bytes: int) -> None:
@@ -65,7 +66,7 @@ class Connection(H11Protocol):
             else:
                 self.transport.abort()
 
-        self._sending = self.loop.call_later(self._seconds, look)
+        self._sending.start(self._seconds, look)
 
     def _watch(self) -> None:
         """Wait for the rest of a request; bytes that leave its state as it is win no time."""
@@ -73,12 +74,24 @@ class Connection(H11Protocol):
         if state is self._state or self.transport.is_closing():
             return
         self._state = state
-        self._receiving = _without(self._receiving)
+        self._receiving.stop()
         if state in (h11.IDLE, h11.SEND_BODY):
             grace = _GRACE_SECONDS if state is h11.SEND_BODY else 0
-            self._receiving = self.loop.call_later(self._seconds + grace, self.transport.abort)
+            self._receiving.start(self._seconds + grace, self.transport.abort)
 
 
-def _without(timer: asyncio.TimerHandle | None) -> None:
-    if timer is not None:
-        timer.cancel()
+class _Timer:
+    """Calls something once, unless it is stopped or started again before."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._handle: asyncio.TimerHandle | None = None
+
+    def start(self, seconds: float, call: Callable[[], None]) -> None:
+        self.stop()
+        self._handle = self._loop.call_later(seconds, call)
+
+    def stop(self) -> None:
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None

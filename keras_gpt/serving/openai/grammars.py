@@ -14,7 +14,7 @@ from keras_gpt.serving.openai.errors import ApiError
 _MOST_CHARACTERS = 100_000  # of a schema
 _SECONDS = 2  # of work; what people write takes milliseconds
 _MEGABYTES = 256
-_WALL_SECONDS = 30  # the machine may have other work
+_WALL_SECONDS = 60  # the machine may have other work
 _AT_ONCE = 2
 _KEPT = 64
 

@@ -54,11 +54,9 @@ class Limits:
     def __post_init__(self) -> None:
         """Check every limit that the engine does not check."""
         check_int("max_request_bytes", self.max_request_bytes, 1, None)
-        for name, seconds in (("deadline", self.deadline), ("client_timeout", self.client_timeout)):
-            if seconds is None and name == "deadline":
-                continue
-            if not (is_number(seconds) and seconds > 0):
-                raise ValueError(f"{name} must be seconds above 0. Received: {name}={seconds!r}")
+        _check_seconds("client_timeout", self.client_timeout)
+        if self.deadline is not None:
+            _check_seconds("deadline", self.deadline)
 
 
 class Service:
@@ -214,6 +212,11 @@ class Service:
         """End the engine."""
         self._embedder.shutdown(wait=False, cancel_futures=True)
         self.engine.close()
+
+
+def _check_seconds(name: str, seconds: float) -> None:
+    if not (is_number(seconds) and seconds > 0):
+        raise ValueError(f"{name} must be seconds above 0. Received: {name}={seconds!r}")
 
 
 def _longest_token(tokenizer: Any) -> int:

@@ -58,7 +58,9 @@ def test_long_conversations(server):
     message = b'{"role": "user", "content": "a"},'
     bodies = [
         b'{"model": "tiny", "messages": [' + (message * 100_000)[:-1] + b"]}",
-        b'{"model": "tiny", "messages": [{"role": "user", "content": "' + b"a" * 4_000_000 + b'"}]}',
+        b'{"model": "tiny", "messages": [{"role": "user", "content": "'
+        + b"a" * 4_000_000
+        + b'"}]}',
     ]
     with server.http() as http:
         for body in bodies:
@@ -212,7 +214,9 @@ def test_a_client_that_goes_while_it_waits(start, stream):
     long = {**ASK, "max_tokens": 100}
     with start(limits=Limits(max_batch=1)) as server:
         engine, url = server.service.engine, f"{server.address}/v1/completions"
-        first = threading.Thread(target=httpx.post, args=(url,), kwargs={"json": long, "timeout": 60})
+        first = threading.Thread(
+            target=httpx.post, args=(url,), kwargs={"json": long, "timeout": 60}
+        )
         first.start()
         wait_until(lambda: engine.num_running == 1)
         with pytest.raises(httpx.ReadTimeout):
