@@ -40,6 +40,10 @@ NOT_SUPPORTED = frozenset(
 Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)]
 Bias = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
+# A list of the wrong kind may be very long: its first mistake is enough.
+Ids = Annotated[list[int], Field(fail_fast=True)]
+Texts = Annotated[list[str], Field(fail_fast=True, max_length=MOST_INPUTS)]
+ListsOfIds = Annotated[list[Ids], Field(fail_fast=True, max_length=MOST_INPUTS)]
 Stop = Annotated[str, Field(min_length=1, max_length=MOST_STOP_CHARACTERS)]
 
 
@@ -120,12 +124,7 @@ class Sampling(ModelRequest):
 class CompletionRequest(Sampling):
     """The body of POST /v1/completions."""
 
-    prompt: (
-        str
-        | Annotated[list[str], Field(max_length=MOST_INPUTS)]
-        | list[int]
-        | Annotated[list[list[int]], Field(max_length=MOST_INPUTS)]
-    ) = ""
+    prompt: str | Texts | Ids | ListsOfIds = ""
     best_of: int | None = None
     echo: bool = False
     logprobs: Annotated[int, Field(ge=0, le=MOST_PROMPT_LOGPROBS)] | None = None
@@ -150,7 +149,7 @@ class Message(Part):
     """One message of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | Annotated[list[TextPart], Field(max_length=MOST_INPUTS)]
+    content: str | Annotated[list[TextPart], Field(fail_fast=True, max_length=MOST_INPUTS)]
     name: str | None = None  # without effect
     refusal: str | None = None  # without effect
 
@@ -192,7 +191,9 @@ class JsonSchemaFormat(Part):
 class ChatRequest(Sampling):
     """The body of POST /v1/chat/completions."""
 
-    messages: Annotated[list[Message], Field(min_length=1, max_length=MOST_MESSAGES)]
+    messages: Annotated[
+        list[Message], Field(fail_fast=True, min_length=1, max_length=MOST_MESSAGES)
+    ]
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     logprobs: bool = False
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
@@ -220,12 +221,7 @@ class ChatRequest(Sampling):
 class EmbeddingRequest(ModelRequest):
     """The body of POST /v1/embeddings."""
 
-    input: (
-        Annotated[str, Field(min_length=1)]
-        | Annotated[list[str], Field(max_length=MOST_INPUTS)]
-        | list[int]
-        | Annotated[list[list[int]], Field(max_length=MOST_INPUTS)]
-    )
+    input: Annotated[str, Field(min_length=1)] | Texts | Ids | ListsOfIds
     encoding_format: Literal["float", "base64"] = "float"
 
 
