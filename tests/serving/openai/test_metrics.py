@@ -48,10 +48,10 @@ def test_what_is_counted(start):
 @pytest.mark.usefixtures("slowly")
 def test_what_is_going_on(start):
     with start() as server, server.http() as http, server.http() as other:
-        body = {**ASK, "n": 3, "max_tokens": 100, "stream": True}
+        body = {**ASK, "n": 3, "max_tokens": 120, "stream": True}
         with http.stream("POST", "/v1/completions", json=body) as response:
             next(response.iter_lines())
-            wait_until(lambda: metrics(other)["keras_gpt_answers_running"] == 2)
+            wait_until(lambda: metrics(other)["keras_gpt_answers_running"] == 2, 60)
             found = metrics(other)
             assert found["keras_gpt_answers_waiting"] == 1
             assert found["keras_gpt_requests_in_flight"] == 2  # this one too

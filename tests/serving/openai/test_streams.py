@@ -81,8 +81,9 @@ def test_a_client_that_goes_frees_its_place(server, stream):
         else:
             with pytest.raises(httpx.ReadTimeout):
                 http.post("/v1/completions", json={**body, "n": 3}, timeout=0.3)
-    wait_until(lambda: engine.num_running == engine.num_waiting == 0, 2)
-    wait_until(lambda: server.service.in_flight == 0, 2)
+    # That it ended early is what the log says; a busy machine may take its time.
+    wait_until(lambda: engine.num_running == engine.num_waiting == 0, 60)
+    wait_until(lambda: server.service.in_flight == 0, 60)
     gone = json.loads(server.log.getvalue().splitlines()[-1])
     assert gone["completion_tokens"] < 120
     assert gone["status"] == (200 if stream else 499)
