@@ -50,7 +50,8 @@ def test_what_is_going_on(start):
     with start() as server, server.http() as http, server.http() as other:
         body = {**ASK, "n": 3, "max_tokens": 120, "stream": True}
         with http.stream("POST", "/v1/completions", json=body) as response:
-            next(response.iter_lines())
+            lines = response.iter_lines()  # once nobody holds it, httpx ends the connection
+            next(lines)
             wait_until(lambda: metrics(other)["keras_gpt_answers_running"] == 2, 60)
             found = metrics(other)
             assert found["keras_gpt_answers_waiting"] == 1
