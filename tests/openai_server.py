@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import httpx
 import openai
-import uvicorn
 
 from keras_gpt import GPT
 from keras_gpt.serving.openai import create_app
@@ -42,20 +41,25 @@ class Running(NamedTuple):
 
 @contextlib.contextmanager
 def running(
-    gpt: GPT, is_ready: bool = True, drain_seconds: float = 30, **options: Any
+    gpt: GPT,
+    is_ready: bool = True,
+    drain_seconds: float = 30,
+    send_buffer: int | None = None,
+    **options: Any,
 ) -> Iterator[Running]:
     log = io.StringIO()
     app = create_app(gpt, NAME, log=log, **options)
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        config = uvicorn.Config(app, log_level="warning")
-        server = DrainingServer(config, app.state.service, drain_seconds)
+        if send_buffer is not None:  # those of its connections are the same
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
+        server = DrainingServer(app, drain_seconds)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:
             address = f"http://127.0.0.1:{listener.getsockname()[1]}"
             started = Running(address, app.state.service, log, server)
             if is_ready:
-                wait_until(lambda: app.state.service.is_ready, 60)
+                wait_until(lambda: app.state.service.is_ready, 300)
             yield started
         finally:
             server.should_exit = True

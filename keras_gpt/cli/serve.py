@@ -52,6 +52,13 @@ def serve(
         float | None,
         typer.Option(help="With --model: seconds after which an answer ends with what there is."),
     ] = None,
+    client_timeout: Annotated[
+        float,
+        typer.Option(
+            help="With --model: seconds a client may take to send a request, or to read on in what "
+            "it is sent, before its connection is closed."
+        ),
+    ] = 30.0,
     api_keys: Annotated[
         Path | None,
         typer.Option(
@@ -88,6 +95,7 @@ def serve(
             warmup=warmup,
             max_request_bytes=max_request_bytes,
             deadline=deadline,
+            client_timeout=client_timeout,
         )
         openai.serve(
             lambda: load_gpt(model, quantize),

@@ -35,6 +35,11 @@ class Constraint:
     """
 
     definition: str
+    # By tokenizer, what rows start from: a row that waits long finds it where others pushed it out
+    # of the cache below.
+    _starts: dict[Any, Any] = dataclasses.field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @classmethod
     def regex(cls, pattern: str) -> "Constraint":
@@ -227,7 +232,10 @@ def start_constraint(
             "constraint needs a tokenizer whose tokens stand for the same bytes everywhere; the "
             "space at the end of GPT-1's words comes and goes. Received: tokenizer.level='gpt1'"
         )
-    matcher, allowed = _compiled(tokenizer, constraint)
+    starts = constraint._starts
+    if tokenizer not in starts:
+        starts[tokenizer] = _compiled(tokenizer, constraint)
+    matcher, allowed = starts[tokenizer]
     return ConstraintState(matcher.deep_copy(), allowed.copy(), stop_token_ids)
 
 

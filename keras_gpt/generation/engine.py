@@ -150,13 +150,16 @@ class Engine:
     @property
     def num_running(self) -> int:
         """Count the requests that are being answered."""
-        reading = self._reading  # before `_running`: a request enters there before it leaves here
-        return len(self._running) + (reading is not None and reading[0] not in self._running)
+        # A request enters `_running` before it leaves `_reading`, so that one is looked at first;
+        # and the other is looked at once, for the engine goes on meanwhile.
+        reading, running = self._reading, [*self._running]
+        return len(running) + (reading is not None and reading[0] not in running)
 
     @property
     def num_waiting(self) -> int:
         """Count the requests that wait."""
-        return len(self._waiting)
+        with self._changed:
+            return len(self._waiting)
 
     @property
     def is_closed(self) -> bool:

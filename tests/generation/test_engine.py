@@ -180,6 +180,24 @@ def test_a_request_that_waits_ends_though_no_place_is_free(speaker):
     assert engine.is_closed
 
 
+class Joined(list):
+    """Requests that one more joins at the moment when they have been counted."""
+
+    def __len__(self):
+        count = super().__len__()
+        self.append("late")
+        return count
+
+
+def test_a_request_is_counted_at_every_moment(speaker):
+    with Engine(speaker, max_batch=2) as engine:
+        engine._reading, engine._running = ("late", None), Joined()
+        try:
+            assert engine.num_running == 1
+        finally:
+            engine._reading, engine._running = None, []
+
+
 def test_the_answers_to_one_prompt_are_those_of_generate(speaker):
     settings = {"max_new_tokens": 6, "temperature": 1.5, "seed": 4, "stop_token_ids": []}
     want = alone(speaker, "the cat", num_return_sequences=3, **settings)

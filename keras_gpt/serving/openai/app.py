@@ -3,6 +3,7 @@
 Source: OpenAI's public API description (openapi.json).
 """
 
+import asyncio
 import contextlib
 import threading
 from collections.abc import AsyncIterator
@@ -12,6 +13,7 @@ try:
     from fastapi import APIRouter, Depends, FastAPI, Request, Response
     from starlette.concurrency import run_in_threadpool
     from starlette.exceptions import HTTPException
+    from starlette.responses import PlainTextResponse
 except ImportError as error:
     raise ImportError(
         "serving needs fastapi and uvicorn: pip install 'keras-gpt[serve]'"
@@ -19,13 +21,15 @@ except ImportError as error:
 
 from keras_gpt.serving.bodies import read_body
 from keras_gpt.serving.openai.answering import respond, while_connected
-from keras_gpt.serving.openai.chat import ChatForm, chat_job
+from keras_gpt.serving.openai.chat import ChatForm, chat_job, constraint_of
 from keras_gpt.serving.openai.completions import CompletionForm, completion_job
+from keras_gpt.serving.openai.content import check_content
 from keras_gpt.serving.openai.document import describe
 from keras_gpt.serving.openai.embeddings import embed, embedding_inputs, embedding_response
 from keras_gpt.serving.openai.errors import ApiError, json_response
 from keras_gpt.serving.openai.gate import Gate
 from keras_gpt.serving.openai.keys import Keys
+from keras_gpt.serving.openai.metrics import CONTENT_TYPE, Metrics
 from keras_gpt.serving.openai.records import Log, Record
 from keras_gpt.serving.openai.schemas import (
     ChatRequest,
@@ -61,7 +65,8 @@ def create_app(
         log_prompts: whether those lines have what clients asked.
 
     Returns:
-        The application. `app.state.service` is its `Service`, which ends with the application.
+        The application. `app.state.service` is its `Service`, which ends with the application, and
+        `app.state.log` its `Log`.
 
     Raises:
         ImportError: FastAPI is missing.
@@ -72,6 +77,7 @@ def create_app(
     """
     service = Service(gpt, name, limits or Limits())
     lines = Log(log, log_prompts)
+    metrics = Metrics(service)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -87,7 +93,8 @@ def create_app(
         lifespan=lifespan,
     )
     app.state.service = service
-    app.add_middleware(Gate, service=service, log=lines)
+    app.state.log = lines
+    app.add_middleware(Gate, service=service, log=lines, metrics=metrics)
 
     async def authenticate(request: Request) -> None:
         if keys is not None:
@@ -100,7 +107,17 @@ def create_app(
 
     async def read(request: Request, kind: type[Body]) -> Body:
         service.check_ready()
-        sent = await read_body(request, service.limits.max_request_bytes)
+        check_content(request.headers)
+        try:
+            async with asyncio.timeout(service.limits.client_timeout):
+                sent = await read_body(request, service.limits.max_request_bytes)
+        except TimeoutError as error:
+            raise ApiError(
+                408,
+                f"a request must come within {service.limits.client_timeout} s",
+                code="request_timeout",
+                headers={"connection": "close"},
+            ) from error
         if sent is None:
             most = service.limits.max_request_bytes
             raise ApiError(413, f"a request may have {most} bytes", code="request_too_large")
@@ -115,6 +132,10 @@ def create_app(
     @app.get("/health/ready")
     async def ready() -> Response:
         return json_response({"ready": service.is_ready}, 200 if service.is_ready else 503)
+
+    @app.get("/metrics", response_class=PlainTextResponse)
+    async def counts() -> Response:
+        return Response(metrics.text(), media_type=CONTENT_TYPE)
 
     @router.get("/models")
     async def models() -> Response:
@@ -141,7 +162,8 @@ def create_app(
         record = _record(request)
         if lines.with_prompts:
             record.prompt = [message.model_dump() for message in body.messages]
-        job = await run_in_threadpool(chat_job, service, body)
+        constraint = await while_connected(request, constraint_of(service, body))
+        job = await run_in_threadpool(chat_job, service, body, constraint)
         return await respond(request, record, service, body, job, ChatForm(service, body))
 
     @router.post("/embeddings")
@@ -160,7 +182,7 @@ def create_app(
 
     @app.get("/openapi.json", include_in_schema=False)
     async def document() -> Response:
-        return json_response(describe(app))
+        return json_response(describe(app, name))
 
     @app.exception_handler(ApiError)
     async def refused(request: Request, error: ApiError) -> Response:

@@ -17,14 +17,18 @@ from keras_gpt.serving.openai.schemas import (
 from keras_gpt.serving.openai.service import Service
 
 
-def chat_job(service: Service, body: ChatRequest) -> Job:
+def chat_job(service: Service, body: ChatRequest, constraint: Constraint | None) -> Job:
     """Give what a request asks the engine for.
 
     What it does not say about drawing is what the model's makers suggest.
 
+    Args:
+        service: has the model.
+        body: what was asked for.
+        constraint: what the answer must be.
+
     Raises:
-        ApiError: the model was not made for chat or does not take the messages, or the form of the
-            answer cannot be followed.
+        ApiError: the model was not made for chat, or does not take the messages.
     """
     suggested = service.gpt.generation_settings
     defaults = {
@@ -32,7 +36,9 @@ def chat_job(service: Service, body: ChatRequest) -> Job:
         "top_k": suggested.top_k,
         "top_p": suggested.top_p,
     }
+    service.check_answers(1, body.n)
     messages = [_message(each) for each in body.messages]
+    service.check_characters(sum(len(each["content"]) for each in messages), "messages")
     try:
         ids = chat_prompt_ids(service.gpt.tokenizer, suggested, messages)
     except ValueError as error:
@@ -47,7 +53,7 @@ def chat_job(service: Service, body: ChatRequest) -> Job:
             **{name: value for name, value in defaults.items() if value is not None},
             **body.settings(),
             "logprobs": (body.top_logprobs or 0) if body.logprobs else None,
-            "constraint": _constraint(body),
+            "constraint": constraint,
         },
     )
 
@@ -58,17 +64,19 @@ def _message(message: Message) -> dict[str, str]:
     return {"role": role, "content": message.text()}
 
 
-def _constraint(body: ChatRequest) -> Constraint | None:
-    schema: dict[str, Any]
+async def constraint_of(service: Service, body: ChatRequest) -> Constraint | None:
+    """Give what the answer must be.
+
+    Raises:
+        ApiError: the form that is asked for cannot be followed.
+    """
     if isinstance(body.response_format, JsonSchemaFormat):
-        schema = body.response_format.json_schema.definition
-    elif isinstance(body.response_format, JsonObjectFormat):
-        schema = {"type": "object"}
-    else:
+        return await service.grammars.constraint(body.response_format.json_schema.definition)
+    if not isinstance(body.response_format, JsonObjectFormat):
         return None
     try:
-        return Constraint.json_schema(schema)
-    except (ValueError, ImportError) as error:
+        return Constraint.json_schema({"type": "object"})
+    except ImportError as error:
         raise ApiError(
             400, str(error), param="response_format", code="invalid_response_format"
         ) from error

@@ -16,10 +16,12 @@ def completion_job(service: Service, body: CompletionRequest) -> Job:
     """Give what a request asks the engine for.
 
     Raises:
-        ApiError: there is no prompt, or one is empty where the model cannot begin from nothing.
+        ApiError: there is no prompt, there are too many, or one cannot be taken.
     """
+    prompts = prompts_of(body.prompt, "prompt")
+    service.check_answers(len(prompts), body.n)
     return Job(
-        prompts=[prompt_ids(service, each, "prompt") for each in prompts_of(body.prompt, "prompt")],
+        prompts=[prompt_ids(service, each, "prompt") for each in prompts],
         param="prompt",
         max_new_tokens=body.max_tokens,
         usual=_USUAL_NEW_TOKENS,
@@ -45,11 +47,16 @@ def prompt_ids(service: Service, prompt: str | list[int], param: str) -> list[in
     """Give the ids of a prompt.
 
     Raises:
-        ApiError: it has ids that are none of the tokenizer's, or is empty where the model cannot
-            begin from nothing.
+        ApiError: it is too long by far, has ids that are none of the tokenizer's, or is empty where
+            the model cannot begin from nothing.
     """
     tokenizer = service.gpt.tokenizer
-    ids: list[int] = tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
+    if isinstance(prompt, str):
+        service.check_characters(len(prompt), param)
+        ids: list[int] = tokenizer.encode(prompt)
+    else:
+        service.check_tokens(len(prompt), param)
+        ids = prompt
     known = tokenizer.vocab_size
     if wrong := [token for token in ids if not 0 <= token < known]:
         raise _bad(param, f"must hold ids from 0 to {known - 1}. Received: {wrong[0]}")

@@ -33,12 +33,19 @@ _ERROR = {
 }
 
 
-def describe(app: FastAPI) -> dict[str, Any]:
-    """Give the document of an application that reads its bodies itself."""
+def describe(app: FastAPI, model: str) -> dict[str, Any]:
+    """Give the document of an application that reads its bodies itself.
+
+    Args:
+        app: it.
+        model: the name of the one that answers.
+    """
     document = get_openapi(title=app.title, version=app.version, routes=app.routes)
     _, schemas = models_json_schema(
         [(kind, "validation") for kind in _BODIES.values()], ref_template=_PLACE + "{model}"
     )
+    for kind in _BODIES.values():
+        schemas["$defs"][kind.__name__]["properties"]["model"]["enum"] = [model]
     document["components"] = {"schemas": {**schemas["$defs"], "Error": _ERROR}}
     error = {"description": "Not answered", "content": _json({"$ref": f"{_PLACE}Error"})}
     for path, operations in document["paths"].items():
@@ -48,6 +55,8 @@ def describe(app: FastAPI) -> dict[str, Any]:
             if path in _BODIES:
                 reference = {"$ref": _PLACE + _BODIES[path].__name__}
                 operation["requestBody"] = {"required": True, "content": _json(reference)}
+                if "stream" in _BODIES[path].model_fields:
+                    operation["responses"]["200"]["content"]["text/event-stream"] = {}
     return document
 
 

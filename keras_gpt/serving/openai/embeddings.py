@@ -1,15 +1,17 @@
 """POST /v1/embeddings: texts in, vectors out."""
 
+import asyncio
 import base64
 from typing import Any
 
 import numpy as np
-from starlette.concurrency import run_in_threadpool
 
 from keras_gpt.serving.openai.completions import prompt_ids, prompts_of
-from keras_gpt.serving.openai.errors import ApiError
+from keras_gpt.serving.openai.errors import unavailable
 from keras_gpt.serving.openai.schemas import EmbeddingRequest
 from keras_gpt.serving.openai.service import Service
+
+_AT_ONCE = 8
 
 
 def embedding_inputs(service: Service, body: EmbeddingRequest) -> list[list[int]]:
@@ -20,25 +22,33 @@ def embedding_inputs(service: Service, body: EmbeddingRequest) -> list[list[int]
     """
     inputs = [prompt_ids(service, each, "input") for each in prompts_of(body.input, "input")]
     for ids in inputs:
-        if len(ids) > service.max_length:
-            raise ApiError(
-                400,
-                f"an input may have {service.max_length} tokens. Received: {len(ids)}",
-                param="input",
-                code="context_length_exceeded",
-            )
+        service.check_tokens(len(ids), "input")
     return inputs
 
 
 async def embed(service: Service, inputs: list[list[int]]) -> np.ndarray:
     """Give one vector of length 1 an input, (inputs, embedding_dim) float32.
 
+    A few inputs at a time, so that a request of thousands lets others in between, and ends soon
+    after nobody waits for it.
+
     Raises:
-        ApiError: too many requests wait.
+        ApiError: too many requests wait, or the deadline has come.
     """
-    async with service.embedding_turn():
-        vectors: np.ndarray = await run_in_threadpool(service.gpt.embed, inputs)
-        return vectors
+    vectors = np.empty((len(inputs), service.gpt.config.embedding_dim), "float32")
+    # Those of like length together, as `GPT.embed` has it for all.
+    places = sorted(range(len(inputs)), key=lambda place: len(inputs[place]))
+    try:
+        with service.embedding_place():
+            async with asyncio.timeout(service.limits.deadline):
+                for start in range(0, len(places), _AT_ONCE):
+                    some = places[start : start + _AT_ONCE]
+                    vectors[some] = await service.embed([inputs[place] for place in some])
+    except TimeoutError as error:
+        raise unavailable(
+            "it took too long: try again, or ask for less", "deadline_exceeded"
+        ) from error
+    return vectors
 
 
 def embedding_response(

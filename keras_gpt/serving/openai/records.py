@@ -1,6 +1,7 @@
 """What is known about one request to the API: for its response's headers and for the log."""
 
 import json
+import logging
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ from keras_gpt.serving.openai.errors import ApiError
 from keras_gpt.serving.openai.forms import Usage
 from keras_gpt.serving.openai.keys import Key
 
+CLIENT_GONE = 499  # the status that no client sees, as nginx has it
 _LONGEST_PATH = 200
 
 
@@ -29,6 +31,7 @@ class Record:
         key: whose, where keys are needed.
         error: what went wrong.
         prompt: what was asked, for logs that are to have it.
+        first_token_seconds: how long the first token took; None before it.
     """
 
     def __init__(self, method: str, path: str, address: str) -> None:
@@ -39,7 +42,7 @@ class Record:
         self.prompt: Any = None
         self._method, self._path = method, path[:_LONGEST_PATH]
         self._start = time.monotonic()
-        self._first: float | None = None
+        self.first_token_seconds: float | None = None
         self._num_prompt_tokens: int | None = None
         self._choices: Sequence[Choice] = ()
         self._is_stream = False
@@ -76,12 +79,20 @@ class Record:
 
     def saw_token(self) -> None:
         """Note when the first token comes."""
-        if self._first is None:
-            self._first = time.monotonic() - self._start
+        if self.first_token_seconds is None:
+            self.first_token_seconds = self.seconds()
+
+    def seconds(self) -> float:
+        """Give how long it has been here."""
+        return time.monotonic() - self._start
 
     def usage(self) -> Usage:
         """Give how many tokens were read and written so far."""
         return Usage(self._num_prompt_tokens or 0, sum(each.num_tokens for each in self._choices))
+
+    def finish_reasons(self) -> list[str | None]:
+        """Give what ended each answer; None where it has not ended."""
+        return [each.finish_reason for each in self._choices]
 
     def fields(self, status: int) -> dict[str, Any]:
         """Give what the log says of it."""
@@ -91,13 +102,14 @@ class Record:
             "method": self._method,
             "path": self._path,
             "status": status,
-            "seconds": round(time.monotonic() - self._start, 4),
+            "seconds": round(self.seconds(), 4),
         }
         if self._num_prompt_tokens is not None:
             fields |= self.usage()._asdict()
             fields["stream"] = self._is_stream
-            fields["finish_reasons"] = [each.finish_reason for each in self._choices]
-            fields["seconds_to_first_token"] = self._first and round(self._first, 4)
+            fields["finish_reasons"] = self.finish_reasons()
+            first = self.first_token_seconds
+            fields["seconds_to_first_token"] = None if first is None else round(first, 4)
         if self.error is not None:
             fields["error_code"] = self.error.code
         if self.prompt is not None:
@@ -124,3 +136,23 @@ class Log:
             # Only ASCII: whatever a client sends, it is one line of text.
             self._stream.write(json.dumps({"time": now, "event": event, **fields}) + "\n")
             self._stream.flush()
+
+
+class LogHandler(logging.Handler):
+    """Gives what libraries log to a `Log`, so that all of it is of one form.
+
+    Args:
+        log: takes it.
+    """
+
+    def __init__(self, log: Log) -> None:
+        super().__init__(logging.WARNING)
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line."""
+        try:
+            level, text = record.levelname.lower(), self.format(record)
+            self._log.write("log", level=level, logger=record.name, message=text)
+        except Exception:
+            self.handleError(record)

@@ -73,15 +73,6 @@ class Running:
         Raises:
             ApiError: an argument is refused, or too many requests wait.
         """
-        most = min(128, self._service.limits.max_waiting)
-        if len(self._job.prompts) * self._job.n > most:
-            raise ApiError(
-                400,
-                f"a request may ask for at most {most} answers. Received: "
-                f"{len(self._job.prompts)} prompts, n={self._job.n}",
-                param="n",
-                code="invalid_value",
-            )
         try:
             # In a thread: a grammar may take long to compile.
             await run_in_threadpool(self._submit)

@@ -12,6 +12,8 @@ from keras_gpt.serving.openai.errors import of_validation
 
 MOST_CHOICES = 128
 MOST_INPUTS = 2048
+MOST_MESSAGES = 4096
+MOST_STOP_CHARACTERS = 1000
 MOST_PROMPT_LOGPROBS = 5
 
 # What OpenAI's API has and this one does not: refused by name, and not as a mistake in writing.
@@ -38,7 +40,11 @@ NOT_SUPPORTED = frozenset(
 Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)]
 Bias = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
-Stop = Annotated[str, Field(min_length=1)]
+# A list of the wrong kind may be very long: its first mistake is enough.
+Ids = Annotated[list[int], Field(fail_fast=True)]
+Texts = Annotated[list[str], Field(fail_fast=True, max_length=MOST_INPUTS)]
+ListsOfIds = Annotated[list[Ids], Field(fail_fast=True, max_length=MOST_INPUTS)]
+Stop = Annotated[str, Field(min_length=1, max_length=MOST_STOP_CHARACTERS)]
 
 
 class Part(BaseModel):
@@ -118,7 +124,7 @@ class Sampling(ModelRequest):
 class CompletionRequest(Sampling):
     """The body of POST /v1/completions."""
 
-    prompt: str | list[str] | list[int] | list[list[int]] = ""
+    prompt: str | Texts | Ids | ListsOfIds = ""
     best_of: int | None = None
     echo: bool = False
     logprobs: Annotated[int, Field(ge=0, le=MOST_PROMPT_LOGPROBS)] | None = None
@@ -143,7 +149,7 @@ class Message(Part):
     """One message of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
+    content: str | Annotated[list[TextPart], Field(fail_fast=True, max_length=MOST_INPUTS)]
     name: str | None = None  # without effect
     refusal: str | None = None  # without effect
 
@@ -185,7 +191,9 @@ class JsonSchemaFormat(Part):
 class ChatRequest(Sampling):
     """The body of POST /v1/chat/completions."""
 
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: Annotated[
+        list[Message], Field(fail_fast=True, min_length=1, max_length=MOST_MESSAGES)
+    ]
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     logprobs: bool = False
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
@@ -213,12 +221,7 @@ class ChatRequest(Sampling):
 class EmbeddingRequest(ModelRequest):
     """The body of POST /v1/embeddings."""
 
-    input: (
-        Annotated[str, Field(min_length=1)]
-        | Annotated[list[str], Field(max_length=MOST_INPUTS)]
-        | list[int]
-        | Annotated[list[list[int]], Field(max_length=MOST_INPUTS)]
-    )
+    input: Annotated[str, Field(min_length=1)] | Texts | Ids | ListsOfIds
     encoding_format: Literal["float", "base64"] = "float"
 
 

@@ -1,5 +1,6 @@
 """Runs the application on a port of this machine, and ends it without losing an answer."""
 
+import functools
 import logging
 import os
 import sys
@@ -9,6 +10,7 @@ from typing import Any
 
 try:
     import uvicorn
+    from fastapi import FastAPI
     from starlette.concurrency import run_in_threadpool
 except ImportError as error:
     raise ImportError(
@@ -17,7 +19,9 @@ except ImportError as error:
 
 from keras_gpt.serving.addresses import address_of, listen
 from keras_gpt.serving.openai.app import create_app
+from keras_gpt.serving.openai.connections import Connection
 from keras_gpt.serving.openai.keys import Keys
+from keras_gpt.serving.openai.records import LogHandler
 from keras_gpt.serving.openai.service import Limits, Service
 
 _LAST_SECONDS = 2  # for connections that are still open after the last answer
@@ -73,27 +77,34 @@ def serve(
             f"{address}/health/ready does.",
             flush=True,
         )
-        config = uvicorn.Config(
-            app,
-            log_level="warning",
-            access_log=False,
-            timeout_graceful_shutdown=_LAST_SECONDS,
-        )
-        DrainingServer(config, service, drain_seconds).run(sockets=[listener])
+        handler = LogHandler(app.state.log)
+        logging.getLogger().addHandler(handler)
+        try:
+            DrainingServer(app, drain_seconds).run(sockets=[listener])
+        finally:
+            logging.getLogger().removeHandler(handler)
 
 
 class DrainingServer(uvicorn.Server):
     """A server that on a signal answers what it has begun, refuses the rest, and ends.
 
     Args:
-        config: uvicorn's.
-        service: is told that the end has come.
+        app: of `create_app`; its service is told that the end has come.
         seconds: how long to wait for answers.
     """
 
-    def __init__(self, config: uvicorn.Config, service: Service, seconds: float) -> None:
+    def __init__(self, app: FastAPI, seconds: float) -> None:
+        self._service: Service = app.state.service
+        config = uvicorn.Config(
+            app,
+            http=functools.partial(Connection, seconds=self._service.limits.client_timeout),
+            ws="none",
+            log_config=None,
+            log_level="warning",
+            access_log=False,
+            timeout_graceful_shutdown=_LAST_SECONDS,
+        )
         super().__init__(config)
-        self._service = service
         self._seconds = seconds
         self._end: float | None = None
 

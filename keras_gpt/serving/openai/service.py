@@ -5,16 +5,22 @@ import contextlib
 import dataclasses
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+
+import numpy as np
 
 from keras_gpt.generation import Engine
 from keras_gpt.generation.sampling_options import check_int, is_number
 from keras_gpt.serving.openai.errors import ApiError, queue_full, unavailable
+from keras_gpt.serving.openai.grammars import Grammars
 
 # A longer one takes much memory and time to compile, so it has to be asked for.
 _USUAL_LENGTH = 2048
 _CHUNK = 128  # tokens of a prompt that are read between two steps of the others
+_MOST_ANSWERS = 128  # of one request
+_COMPOSED = 4  # characters that a tokenizer may take as one, at most
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,6 +36,8 @@ class Limits:
         warmup: whether to compile everything before the first request; else requests wait where
             they are the first of their size.
         deadline: seconds after which an answer ends with what there is; None is never.
+        client_timeout: seconds that a client may take to send a request, or to read on in what it
+            is sent, before its connection is closed.
 
     Raises:
         ValueError: a limit is out of range.
@@ -41,14 +49,14 @@ class Limits:
     warmup: bool = True
     max_request_bytes: int = 4 * 2**20
     deadline: float | None = None
+    client_timeout: float = 30.0
 
     def __post_init__(self) -> None:
         """Check every limit that the engine does not check."""
         check_int("max_request_bytes", self.max_request_bytes, 1, None)
-        if self.deadline is not None and not (is_number(self.deadline) and self.deadline > 0):
-            raise ValueError(
-                f"deadline must be seconds above 0. Received: deadline={self.deadline!r}"
-            )
+        _check_seconds("client_timeout", self.client_timeout)
+        if self.deadline is not None:
+            _check_seconds("deadline", self.deadline)
 
 
 class Service:
@@ -63,6 +71,7 @@ class Service:
         created: when it was made, in seconds since 1970.
         is_draining: whether it takes no more requests because it is to end.
         in_flight: how many requests are being answered.
+        grammars: of the forms that clients ask for.
 
     Raises:
         ValueError: the model has no tokenizer, or a limit is out of range.
@@ -75,6 +84,7 @@ class Service:
         usual = min(context, _USUAL_LENGTH)
         self.max_length = usual if limits.max_length is None else limits.max_length
         check_int("max_length", self.max_length, 2, context)
+        self._most_characters = self.max_length * _longest_token(gpt.tokenizer) * _COMPOSED
         self.gpt = gpt
         self.name = name
         self.limits = limits
@@ -82,8 +92,10 @@ class Service:
         self.is_draining = False
         self.in_flight = 0
         self.engine = Engine(gpt, limits.max_batch, limits.max_waiting, chunk=_CHUNK)
+        self.grammars = Grammars()
         self._warm = threading.Event()
-        self._embedding = asyncio.Lock()
+        # One thread: one at a time has bounded memory, also where nobody waits for it any more.
+        self._embedder = ThreadPoolExecutor(1, "keras_gpt.embed")
         self._num_embedding = 0  # those that wait included
         self._failure: Exception | None = None
 
@@ -134,9 +146,51 @@ class Service:
                 code="model_not_found",
             )
 
-    @contextlib.asynccontextmanager
-    async def embedding_turn(self) -> AsyncIterator[None]:
-        """Wait until nothing else is embedded: one at a time has bounded memory.
+    def check_answers(self, num_prompts: int, n: int) -> None:
+        """Refuse a request for more answers than one may have, before its prompts are read.
+
+        Raises:
+            ApiError: there are too many.
+        """
+        most = min(_MOST_ANSWERS, self.limits.max_waiting)
+        if num_prompts * n > most:
+            raise ApiError(
+                400,
+                f"a request may ask for at most {most} answers. Received: {num_prompts} prompts, "
+                f"n={n}",
+                param="n",
+                code="invalid_value",
+            )
+
+    def check_tokens(self, count: int, param: str) -> None:
+        """Refuse a text of too many tokens.
+
+        Raises:
+            ApiError: there are more than prompt and answer may have.
+        """
+        if count > self.max_length:
+            raise self._too_long(f"{count} tokens", param)
+
+    def check_characters(self, count: int, param: str) -> None:
+        """Refuse a text that has too many tokens however it is cut: to count them takes long.
+
+        Raises:
+            ApiError: it has.
+        """
+        if count > self._most_characters:
+            raise self._too_long(f"{count} characters", param)
+
+    def _too_long(self, what: str, param: str) -> ApiError:
+        return ApiError(
+            400,
+            f"{param} may have {self.max_length} tokens. Received: {what}",
+            param=param,
+            code="context_length_exceeded",
+        )
+
+    @contextlib.contextmanager
+    def embedding_place(self) -> Iterator[None]:
+        """Hold a place among the requests that are embedded or wait for that.
 
         Raises:
             ApiError: too many requests wait.
@@ -145,11 +199,29 @@ class Service:
             raise queue_full()
         self._num_embedding += 1
         try:
-            async with self._embedding:
-                yield
+            yield
         finally:
             self._num_embedding -= 1
 
+    async def embed(self, inputs: list[list[int]]) -> np.ndarray:
+        """Embed a few inputs when their turn comes: (inputs, embedding_dim) float32."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._embedder, self.gpt.embed, inputs)
+
     def close(self) -> None:
         """End the engine."""
+        self._embedder.shutdown(wait=False, cancel_futures=True)
         self.engine.close()
+
+
+def _check_seconds(name: str, seconds: float) -> None:
+    if not (is_number(seconds) and seconds > 0):
+        raise ValueError(f"{name} must be seconds above 0. Received: {name}={seconds!r}")
+
+
+def _longest_token(tokenizer: Any) -> int:
+    """Give the most characters that one token stands for, or more."""
+    special = tokenizer.special_tokens
+    names = set(special.values())
+    known = (token for token in range(tokenizer.vocab_size) if token not in names)
+    return max(*map(len, special), *(len(tokenizer.token_bytes(token)) for token in known), 1)

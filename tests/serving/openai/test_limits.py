@@ -108,6 +108,7 @@ def test_a_broken_engine(start, monkeypatch):
     [
         ({"max_request_bytes": 0}, "max_request_bytes must be an integer"),
         ({"deadline": 0}, "deadline must be seconds above 0"),
+        ({"client_timeout": None}, "client_timeout must be seconds above 0"),
     ],
 )
 def test_bad_limits(limits, message):

@@ -76,13 +76,15 @@ def test_a_client_that_goes_frees_its_place(server, stream):
     with server.http() as http:
         if stream:
             with http.stream("POST", "/v1/completions", json=body) as response:
-                next(response.iter_lines())
+                lines = response.iter_lines()  # once nobody holds it, httpx ends the connection
+                next(lines)
                 assert engine.num_running == 1
         else:
             with pytest.raises(httpx.ReadTimeout):
                 http.post("/v1/completions", json={**body, "n": 3}, timeout=0.3)
-    wait_until(lambda: engine.num_running == engine.num_waiting == 0, 2)
-    wait_until(lambda: server.service.in_flight == 0, 2)
+    # That it ended early is what the log says; a busy machine may take its time.
+    wait_until(lambda: engine.num_running == engine.num_waiting == 0, 60)
+    wait_until(lambda: server.service.in_flight == 0, 60)
     gone = json.loads(server.log.getvalue().splitlines()[-1])
     assert gone["completion_tokens"] < 120
     assert gone["status"] == (200 if stream else 499)
