@@ -22,7 +22,7 @@ def python(code: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def process(half_plus_two_folder: Path) -> Iterator[subprocess.Popen[str]]:
-    code = f"from keras_gpt.serving import serve; serve({str(half_plus_two_folder)!r}, port=0)"
+    code = f"from keras_gpt.serving import serve; serve({str(half_plus_two_folder)!r}, port=0, grpc_port=0)"
     with subprocess.Popen(
         [sys.executable, "-c", code],
         stdout=subprocess.PIPE,
@@ -54,23 +54,23 @@ def test_a_port_in_use_is_said_before_anything_is_loaded(models_folder: Path) ->
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         with pytest.raises(OSError, match=f"choose another port .*port={port}"):
-            serve(models_folder / "nothing", port=port)
+            serve(models_folder / "nothing", port=port, grpc_port=0)
 
 
 def test_folders_without_models(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="has no models"):
-        serve(tmp_path, port=0)
+        serve(tmp_path, port=0, grpc_port=0)
     with pytest.raises(FileNotFoundError, match="does not exist"):
-        serve(tmp_path / "nothing", port=0)
+        serve(tmp_path / "nothing", port=0, grpc_port=0)
 
 
 def test_bad_arguments(models_folder: Path) -> None:
     with pytest.raises(ValueError, match="Received: port=65536"):
-        serve(models_folder, port=65536)
+        serve(models_folder, port=65536, grpc_port=0)
     with pytest.raises(ValueError, match="Received: max_request_bytes=0"):
-        serve(models_folder, port=0, max_request_bytes=0)
+        serve(models_folder, port=0, grpc_port=0, max_request_bytes=0)
     with pytest.raises(OSError, match="Received: host='no such host'"):
-        serve(models_folder, host="no such host", port=0)
+        serve(models_folder, host="no such host", port=0, grpc_port=0)
 
 
 def test_nothing_heavy_is_loaded_before_it_is_used() -> None:
