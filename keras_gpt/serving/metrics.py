@@ -125,8 +125,9 @@ class Metrics:
 
     def page(self) -> bytes:
         """All of it in Prometheus' text format."""
-        text = generate_latest(_Renamed(self._registry))
-        for name in _Renamed(self._registry).counters():
+        renamed = _Renamed(self._registry)
+        text = generate_latest(renamed)
+        for name in renamed.counters():
             text = text.replace(
                 f"# TYPE {name} untyped".encode(), f"# TYPE {name} counter".encode()
             )

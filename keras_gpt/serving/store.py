@@ -271,7 +271,7 @@ class ModelStore:
             for number, path in wanted.items():
                 self._load(entry.name, number, path)
             with self._lock:
-                states = self._states.setdefault(entry.name, {})
+                states = self._states.get(entry.name, {})
                 can_answer = any(states[number].servable for number in wanted)
                 unwanted = [state for number, state in states.items() if number not in wanted]
             if can_answer or not wanted:

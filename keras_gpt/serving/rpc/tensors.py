@@ -64,6 +64,9 @@ def read_tensor(alias: str, index: int, proto: Any, spec: InputSpec) -> Any:
             "RESOURCE_EXHAUSTED",
         )
     spec.check_shape(alias, shape)
+    content = len(proto.tensor_content)
+    if content not in (0, size) and dtype != tf.string:  # TensorFlow would say so in the log too
+        raise ServingError(f"tensor parsing error: {alias}")
     try:
         return tf.io.parse_tensor(proto.SerializeToString(), dtype)
     except tf.errors.InvalidArgumentError as error:
