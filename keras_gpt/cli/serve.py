@@ -50,9 +50,7 @@ def serve(
     ] = None,
     warmup: Annotated[
         bool,
-        typer.Option(
-            help="With --model: compile everything before the first request; else some wait."
-        ),
+        typer.Option(help="Compile everything before the first request; else some wait."),
     ] = True,
     max_request_bytes: Annotated[
         int, typer.Option(help="With --model: a longer request gets status 413.")
@@ -117,6 +115,7 @@ def serve(
         grpc_port=grpc_port,
         config=config,
         drain_seconds=drain_seconds,
+        warmup=warmup,
     )
 
 

@@ -48,6 +48,7 @@ def create_app(
     config: str | os.PathLike[str] | None = None,
     max_waiting: int = DEFAULT_MAX_WAITING,
     poll_seconds: float = DEFAULT_POLL_SECONDS,
+    warmup: bool = True,
 ) -> FastAPI:
     """Load the models of a folder and make the application that answers for them.
 
@@ -61,6 +62,8 @@ def create_app(
             served, in place of all that is in the folder.
         max_waiting: how many requests wait for a thread; more get status 429.
         poll_seconds: from one look at the folders to the next; 0 looks once.
+        warmup: whether a version answers the warm-up requests that lie in its folder
+            (`assets.extra/tf_serving_warmup_requests`) before it is served.
 
     Returns:
         The application. `app.state` has its `store` (ModelStore), `metrics` and `admission`.
@@ -83,7 +86,7 @@ def create_app(
     metrics = Metrics(lambda name: store.has(name))
     admission = Admission(max_waiting=max_waiting, on_refused=metrics.refused)
     metrics.in_flight(lambda: admission.in_flight)
-    store = ModelStore(folder, config, metrics.loaded)
+    store = ModelStore(folder, config, metrics.loaded, warmup)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

@@ -40,6 +40,7 @@ def serve(
     max_waiting: int = DEFAULT_MAX_WAITING,
     poll_seconds: float = DEFAULT_POLL_SECONDS,
     drain_seconds: float = 30.0,
+    warmup: bool = True,
 ) -> None:
     """Serve models over TensorFlow Serving's REST and gRPC APIs until SIGTERM or Ctrl-C.
 
@@ -62,6 +63,8 @@ def serve(
         poll_seconds: from one look at the folders to the next; 0 looks once.
         drain_seconds: how long it waits for answers after the signal. A process with requests
             that take longer ends with exit code 1.
+        warmup: whether a version answers the warm-up requests that lie in its folder before it is
+            served; else some of the first requests wait for compilation.
 
     Raises:
         ImportError: a package of the extra `serve` is missing.
@@ -82,6 +85,7 @@ def serve(
             config=config,
             max_waiting=max_waiting,
             poll_seconds=poll_seconds,
+            warmup=warmup,
         )
         server = Server(app, host, max_request_bytes, drain_seconds)
         with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C is how one ends a server

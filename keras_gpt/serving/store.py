@@ -33,6 +33,8 @@ class ModelStore:
             `config`, the latest version of each model is served.
         config: a file in TensorFlow Serving's form that says what is served, see `read_config`.
         on_load: is called after each try to load a version.
+        warmup: whether a version answers the warm-up requests that lie in its folder before it is
+            served.
 
     Raises:
         FileNotFoundError: there is no such folder or file, or no model is in the folder.
@@ -51,13 +53,18 @@ class ModelStore:
         folder: str | os.PathLike[str],
         config: str | os.PathLike[str] | None = None,
         on_load: OnLoad | None = None,
+        warmup: bool = True,
     ) -> None:
         self._folder = Path(folder)
         self._on_load = on_load
+        self._warmup = warmup
         self._change = threading.Lock()  # held while what is served changes, loading included
         self._lock = threading.Lock()  # held for moments: guards the two dicts
         self._states: dict[str, dict[int, VersionState]] = {}
         self._labels: dict[str, dict[str, int]] = {}
+        self._names: set[str] = set()  # of the models that are to be served
+        # What a version's folder looked like when loading failed: a changed one is tried again.
+        self._failed: dict[tuple[str, Path], Any] = {}
         self._stopped = threading.Event()
         self._watcher: threading.Thread | None = None
         # None: whatever the folder holds.
@@ -194,8 +201,7 @@ class ModelStore:
 
         with self._change:
             entries = entries_of(config, self._permitted)
-            with self._lock:
-                known = set(self._states)
+            known = self._names
             self._configured = entries
             self._serve(entries)
             loaded = {servable.name for servable in self.servables()}
@@ -276,35 +282,40 @@ class ModelStore:
                 unwanted = [state for number, state in states.items() if number not in wanted]
             if can_answer or not wanted:
                 _unload(unwanted)
-        names = {entry.name for entry in entries}
+        self._names = names = {entry.name for entry in entries}
         with self._lock:
             gone = [s for n, vs in self._states.items() if n not in names for s in vs.values()]
         _unload(gone)
 
     def _load(self, name: str, number: int, path: Path) -> None:
         """Load a version, unless it is loaded, or was tried as it is."""
+        path = path.resolve()
         with self._lock:
             states = self._states.setdefault(name, {})
             known = states.get(number)
-        if known is not None and known.path == path:
-            if known.servable is not None:
-                return
-            if known.failed_with is not None and known.failed_with == fingerprint(path):
-                return
+        is_loaded = known is not None and known.servable is not None
+        if is_loaded and known is not None and known.path == path:
+            return
+        seen = fingerprint(path)
+        if self._failed.get((name, path)) == seen:
+            return
         state = VersionState(path)
-        if known is None or known.servable is None:
+        if not is_loaded:
             with self._lock:
                 states[number] = state
         began = time.monotonic()
-        state.load(name, number)
+        state.load(name, number, self._warmup)
         if self._on_load is not None:
             self._on_load(path, time.monotonic() - began, state.servable is not None)
-        if state.servable is not None:
-            _log.info("model %s version %d is loaded", name, number)
-            with self._lock:
-                states[number] = state
-            if known is not None:
-                known.unload()
+        if state.servable is None:
+            self._failed[name, path] = seen
+            return
+        self._failed.pop((name, path), None)
+        _log.info("model %s version %d is loaded", name, number)
+        with self._lock:
+            states[number] = state
+        if known is not None:
+            _unload([known])
 
 
 def _unload(states: list[VersionState]) -> None:

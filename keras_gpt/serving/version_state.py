@@ -30,19 +30,16 @@ class VersionState:
         # "OK", or the name of the status code that loading ended with, and why.
         self.error_code = "OK"
         self.error_message = ""
-        # What the folder looked like when loading failed: a changed one is tried again.
-        self.failed_with: Any = None
 
-    def load(self, name: str, number: int) -> None:
-        """Load and warm up; a broken model becomes a state and a line in the log."""
+    def load(self, name: str, number: int, warmup: bool) -> None:
+        """Load, and warm up where asked; a broken model becomes a state and a line in the log."""
         self.state = "LOADING"
-        seen = fingerprint(self.path)
         try:
             servable = Servable(name, number, self.path)
-            warm_up(servable, self.path)
+            if warmup:
+                warm_up(servable, self.path)
         except Exception as error:  # a broken file can make TensorFlow raise nearly anything
             self.error_code, self.error_message = _reason(error)
-            self.failed_with = seen
             self.state = "END"
             _log.error("model %s version %d could not be loaded: %s", name, number, error)
             return

@@ -97,6 +97,26 @@ def test_a_broken_version_leaves_the_old_one_and_is_tried_again_when_it_changes(
     assert text(store) == "hi a 7"
 
 
+def test_a_version_that_comes_to_lie_elsewhere_is_loaded_anew(
+    put: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    link = tmp_path / "models" / "echo" / "1"
+    link.parent.mkdir(parents=True)
+    link.symlink_to(put(1, 1, "builds"))
+    store = ModelStore(tmp_path / "models")
+    first = store.lookup("echo")
+    store.refresh()
+    assert store.lookup("echo") is first
+    (tmp_path / "builds" / "broken").mkdir()
+    for target in (tmp_path / "builds" / "broken", put(2, 2, "builds")):
+        link.unlink()
+        link.symlink_to(target)
+        store.refresh()
+        store.refresh()
+        assert text(store) == ("hi a 7" if target.name == "2" else "old a 7")
+    assert len([r for r in caplog.records if r.levelno == logging.ERROR]) == 1
+
+
 def test_models_come_and_go(put: Any, tmp_path: Path) -> None:
     put(1, 1)
     store = ModelStore(tmp_path)
@@ -169,6 +189,7 @@ def test_warm_up_requests_are_answered_before_the_version_is_served(
     write_warm_up(put(10, 11), prediction_log_pb2.PredictionLog())
     store.refresh()
     assert store.states("echo")[11].error_code == "UNIMPLEMENTED"
+    assert ModelStore(tmp_path, warmup=False).lookup("echo").version == 11
 
 
 def write_warm_up(version: Path, log: Any) -> None:

@@ -98,6 +98,15 @@ def own_client(models_folder: Path, run_server: Any, tmp_path_factory: Any) -> A
         yield client
 
 
+def test_a_reload_loads_nothing_twice(own_client: Any) -> None:
+    before = own_client.app.state.store.lookup("echo")
+    reload(
+        own_client,
+        'model_config_list { config { name: "echo" base_path: "echo" model_type: TENSORFLOW } }',
+    )
+    assert own_client.app.state.store.lookup("echo") is before
+
+
 def test_reload(own_client: Any) -> None:
     echo = 'name: "echo" base_path: "echo" model_platform: "tensorflow"'
     response = reload(
