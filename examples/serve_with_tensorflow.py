@@ -57,8 +57,8 @@ def main() -> None:
         # 1. NAME/VERSION is the layout of TensorFlow Serving. Tokenizer, cache and sampling are in.
         gpt.export(folder / "saved_models" / "demo" / "1")
 
-        # 2. A server on a free port (0): the one that `keras-gpt serve` starts.
-        code = "import sys; from keras_gpt.serving import serve; serve(sys.argv[1], port=0)"
+        # 2. A server on free ports (0): the one that `keras-gpt serve` starts.
+        code = "import sys; from keras_gpt.serving import serve; serve(sys.argv[1], port=0, grpc_port=0)"
         command = [sys.executable, "-c", code, str(folder / "saved_models")]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
             try:

@@ -116,6 +116,8 @@ def serving(command: str, folder: Path) -> Iterator[tuple[str, str, Path]]:
     Gives the address that the README names, the one that it has, and where it writes.
     """
     usual = port = 8000 if "--model" in command else 8501
+    if usual == 8501 and not port_is_free(8500):
+        command = f"{command.rstrip()} --grpc-port 0\n"
     if not port_is_free(usual):
         port = free_port()
         command = f"{command.rstrip()} --port {port}\n"

@@ -1,4 +1,4 @@
-"""`keras-gpt serve`: TensorFlow Serving's REST API, or OpenAI's, from one process."""
+"""`keras-gpt serve`: TensorFlow Serving's REST and gRPC APIs, or OpenAI's, from one process."""
 
 from pathlib import Path
 from typing import Annotated
@@ -26,6 +26,16 @@ def serve(
         int | None,
         typer.Option(help="Port to listen on; by default 8501, and 8000 with --model."),
     ] = None,
+    grpc_port: Annotated[
+        int, typer.Option(help="With FOLDER: port to listen on for gRPC; 0 takes a free one.")
+    ] = 8500,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            help="With FOLDER: a models.config in TensorFlow Serving's form, which says what is "
+            "served in place of all that is there."
+        ),
+    ] = None,
     max_batch: Annotated[
         int, typer.Option(help="With --model: how many answers are written at a time.")
     ] = 8,
@@ -41,9 +51,7 @@ def serve(
     ] = None,
     warmup: Annotated[
         bool,
-        typer.Option(
-            help="With --model: compile everything before the first request; else some wait."
-        ),
+        typer.Option(help="Compile everything before the first request; else some wait."),
     ] = True,
     max_request_bytes: Annotated[
         int, typer.Option(help="With --model: a longer request gets status 413.")
@@ -67,13 +75,13 @@ def serve(
         ),
     ] = None,
     drain_seconds: Annotated[
-        float, typer.Option(help="With --model: how long to wait for answers after SIGTERM.")
+        float, typer.Option(help="Seconds to wait for answers after SIGTERM.")
     ] = 30.0,
     log_prompts: Annotated[
         bool, typer.Option("--log-prompts", help="With --model: write what was asked to the log.")
     ] = False,
 ) -> None:
-    """Serve a folder of SavedModels (TensorFlow Serving's REST API), or a --model (OpenAI's API)."""
+    """Serve a folder of SavedModels (TensorFlow Serving's APIs), or a --model (OpenAI's API)."""
     if (folder is None) == (model is None):
         raise ValueError(
             "give a FOLDER of SavedModels, or --model MODEL for OpenAI's API; both have "
@@ -114,7 +122,15 @@ def serve(
 
     if folder in MODELS and not Path(folder).exists():
         folder = _exported(folder)
-    serve_folder(folder, host=host, port=8501 if port is None else port)
+    serve_folder(
+        folder,
+        host=host,
+        port=8501 if port is None else port,
+        grpc_port=grpc_port,
+        config=config,
+        drain_seconds=drain_seconds,
+        warmup=warmup,
+    )
 
 
 def _model_name(source: str) -> str:

@@ -4,15 +4,20 @@ import os
 import socket
 
 
-def listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int, name: str = "port") -> socket.socket:
     """Give a socket that listens; connections wait in it until a server takes them.
+
+    Args:
+        host: the address to listen on.
+        port: the port; 0 takes a free one.
+        name: what the messages call the port.
 
     Raises:
         OSError: the port is in use, or the address is not one of this machine.
-        ValueError: `port` is not in 0 to 65535.
+        ValueError: the port is not in 0 to 65535.
     """
     if not 0 <= port <= 65535:
-        raise ValueError(f"port must be in 0 to 65535. Received: port={port}")
+        raise ValueError(f"{name} must be in 0 to 65535. Received: {name}={port}")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -30,7 +35,7 @@ def listen(host: str, port: int) -> socket.socket:
         raise OSError(
             error.errno,
             f"cannot listen there ({error.strerror}); end the other server, or choose another "
-            f"port or host. Received: host={host!r}, port={port}",
+            f"{name} or host. Received: host={host!r}, {name}={port}",
         ) from error
     return listener
 

@@ -34,6 +34,22 @@ class InputSpec:
     shape: tuple[int, ...] | None = None
     optional: bool = False
 
+    def check_shape(self, name: str, shape: tuple[int, ...]) -> None:
+        """Check that a tensor of that shape may be fed.
+
+        Args:
+            name: the input's name, for the message.
+            shape: the tensor's shape.
+
+        Raises:
+            ServingError: it may not.
+        """
+        if self.shape is not None and not _shape_fits(shape, self.shape):
+            raise ServingError(
+                f"Tensor name: {name} has shape {_brackets(shape)} but the signature "
+                f"expects: {_brackets(self.shape)}"
+            )
+
 
 class JsonCodec:
     """Turns JSON into the input tensors of one signature, and output tensors into JSON.
@@ -192,12 +208,7 @@ class JsonCodec:
 
     def _checked(self, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         for name, tensor in tensors.items():
-            expected = self.inputs[name].shape
-            if expected is not None and not _shape_fits(tensor.shape, expected):
-                raise ServingError(
-                    f"Tensor name: {name} has shape {_brackets(tensor.shape)} but the signature "
-                    f"expects: {_brackets(expected)}"
-                )
+            self.inputs[name].check_shape(name, tensor.shape)
         return tensors
 
 

@@ -20,7 +20,7 @@ from keras_gpt.serving.tf_examples import decode_examples, encode_classes, encod
 
 DEFAULT_SIGNATURE = "serving_default"
 _TAG = "serve"
-_METHODS = {
+METHODS = {
     "classification": "tensorflow/serving/classify",
     "regression": "tensorflow/serving/regress",
 }
@@ -145,10 +145,10 @@ class Servable:
                 )
             if not rows:
                 raise ServingError(f"JSON Value: {quote(document)} No values in 'instances' array")
-            outputs = _run(signature, codec.decode_rows(rows))
+            outputs = run(signature, codec.decode_rows(rows))
             return {"predictions": codec.encode_rows(outputs)}
         if "inputs" in document:
-            outputs = _run(signature, codec.decode_columns(document["inputs"]))
+            outputs = run(signature, codec.decode_columns(document["inputs"]))
             return {"outputs": codec.encode_columns(outputs)}
         raise ServingError("Missing 'inputs' or 'instances' key")
 
@@ -166,15 +166,7 @@ class Servable:
                 the graph fails.
         """
         examples = decode_examples(document)
-        signature = self._for_examples(document, "classification")
-        outputs = _run(signature, {"inputs": examples})
-        if not outputs.keys() & {"classes", "scores"}:
-            raise ServingError(
-                "Expected classification signature outputs to contain at least one of "
-                f'"classes" or "scores". Signature has: {",".join(outputs)}',
-                "FAILED_PRECONDITION",
-            )
-        return {"results": encode_classes(outputs, len(examples))}
+        return {"results": self.classes(signature_name(document), examples)}
 
     def regress(self, document: dict[str, Any]) -> dict[str, Any]:
         """The answer to a regress request.
@@ -190,21 +182,56 @@ class Servable:
                 graph fails.
         """
         examples = decode_examples(document)
-        signature = self._for_examples(document, "regression")
-        outputs = _run(signature, {"inputs": examples})
+        return {"results": self.values(signature_name(document), examples)}
+
+    def classes(self, key: str, examples: np.ndarray) -> list[Any]:
+        """Classify serialized examples.
+
+        Args:
+            key: the signature.
+            examples: strings of shape (examples,), each a serialized `tf.Example`.
+
+        Returns:
+            For each example a list of `[label, score]`.
+
+        Raises:
+            ServingError: the signature is not for classification, or the graph fails.
+        """
+        outputs = run(self._for_examples(key, "classification"), {"inputs": examples})
+        if not outputs.keys() & {"classes", "scores"}:
+            raise ServingError(
+                "Expected classification signature outputs to contain at least one of "
+                f'"classes" or "scores". Signature has: {",".join(outputs)}',
+                "FAILED_PRECONDITION",
+            )
+        return encode_classes(outputs, len(examples))
+
+    def values(self, key: str, examples: np.ndarray) -> list[float]:
+        """Compute a number for each of serialized examples.
+
+        Args:
+            key: the signature.
+            examples: strings of shape (examples,), each a serialized `tf.Example`.
+
+        Returns:
+            One number an example.
+
+        Raises:
+            ServingError: the signature is not for regression, or the graph fails.
+        """
+        outputs = run(self._for_examples(key, "regression"), {"inputs": examples})
         if "outputs" not in outputs:
             raise ServingError("No regression outputs found in SignatureDef", "FAILED_PRECONDITION")
-        return {"results": encode_values(outputs["outputs"], len(examples))}
+        return encode_values(outputs["outputs"], len(examples))
 
-    def _for_examples(self, document: dict[str, Any], task: str) -> Signature:
+    def _for_examples(self, key: str, task: str) -> Signature:
         """The signature a classify or regress request asks for."""
-        key = signature_name(document)
         if key not in self.signatures:
             raise ServingError(f"No signature was found with the name: {key}")
         signature = self.signatures[key]
-        if signature.method_name != _METHODS[task]:
+        if signature.method_name != METHODS[task]:
             raise ServingError(
-                f"Expected {task} signature method_name to be {_METHODS[task]}. "
+                f"Expected {task} signature method_name to be {METHODS[task]}. "
                 f"Was: {signature.method_name}"
             )
         if list(signature.definition.inputs) != ["inputs"]:
@@ -259,13 +286,27 @@ def _signature(definition: Any, function: Any) -> Signature:
     return Signature(definition, function, JsonCodec(inputs), defaults)
 
 
-def _run(signature: Signature, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Call the function, and turn what TensorFlow complains about into an answer."""
+def run(signature: Signature, tensors: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Call a signature, and turn what TensorFlow complains about into an answer.
+
+    Args:
+        signature: what to call.
+        tensors: `np.ndarray` or `tf.Tensor` by input name. Inputs that have a default may be left
+            out.
+
+    Returns:
+        All outputs by name.
+
+    Raises:
+        ServingError: the graph fails.
+    """
     inputs = dict(signature.defaults)
     try:
-        for name, array in arrays.items():
-            dtype = tf.string if array.dtype == np.object_ else array.dtype
-            inputs[name] = tf.constant(array, dtype)
+        for name, tensor in tensors.items():
+            if isinstance(tensor, np.ndarray):
+                dtype = tf.string if tensor.dtype == np.object_ else tensor.dtype
+                tensor = tf.constant(tensor, dtype)
+            inputs[name] = tensor
         outputs = signature.function(**inputs)
         return {name: np.asarray(outputs[name].numpy()) for name in sorted(outputs)}
     except tf.errors.OpError as error:

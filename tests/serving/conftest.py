@@ -1,28 +1,36 @@
 """Small SavedModels, and servers for them on real sockets."""
 
+import asyncio
 import contextlib
 import json
 import shutil
 import socket
 import threading
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
-import uvicorn
+from tensorflow_serving.apis.model_service_pb2_grpc import ModelServiceStub
+from tensorflow_serving.apis.prediction_service_pb2_grpc import PredictionServiceStub
 
 from keras_gpt.serving import create_app
+from keras_gpt.serving.server import Server
 
 
 class Client:
-    """A client that knows nothing but HTTP and JSON."""
+    """A client that knows nothing but HTTP and JSON; and the stubs of tensorflow-serving-api."""
 
-    def __init__(self, address: str) -> None:
-        self.address = address
+    def __init__(self, server: Server, channel: grpc.Channel) -> None:
+        self.address = server.address
+        self.app = server.app
+        self.server = server
+        self.channel = channel
+        self.predictions = PredictionServiceStub(channel)
+        self.models = ModelServiceStub(channel)
 
     def get(self, path: str) -> tuple[int, Any]:
         return self.send("GET", path)
@@ -48,20 +56,23 @@ class Client:
 
 @contextlib.contextmanager
 def running(folder: Path, **options: Any) -> Iterator[Client]:
-    """Serve the models of a folder on a free port of this machine."""
+    """Serve the models of a folder on free ports of this machine."""
+    started = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        config = uvicorn.Config(create_app(folder, **options), log_level="warning")
-        server = uvicorn.Server(config)
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        app = create_app(folder, **options)
+        server = Server(app, "127.0.0.1", options.get("max_request_bytes", 2**20))
+        thread = threading.Thread(
+            target=lambda: asyncio.run(server.run(listener, 0, started.set)), daemon=True
+        )
         thread.start()
         try:
-            deadline = time.monotonic() + 30
-            while not server.started and time.monotonic() < deadline:
-                time.sleep(0.01)
-            yield Client(f"http://127.0.0.1:{listener.getsockname()[1]}")
+            assert started.wait(30)
+            with grpc.insecure_channel(server.grpc_address) as channel:
+                yield Client(server, channel)
         finally:
-            server.should_exit = True
+            server.rest.should_exit = True
             thread.join(30)
+            assert not thread.is_alive()
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 README = Path(__file__).resolve().parents[2] / "saved_models" / "README.md"
+(GRPC,) = re.findall(r"^```python\n(.*?)^```$", README.read_text(), re.S | re.M)
 REQUESTS = re.findall(r"curl http://127\.0\.0\.1:8501(\S+) -d '(.+?)'", README.read_text(), re.S)
 READS = re.findall(r"^curl http://127\.0\.0\.1:8501(\S+)$", README.read_text(), re.M)
 
@@ -66,3 +67,11 @@ def test_the_requests_are_answered(demo: Path, run_server: Any) -> None:
         assert answer["error"] == "Servable not found for request: Latest(demo2)"
         for quoted in (answer["error"], "Missing named input: prompt in 'inputs' object."):
             assert f"`{quoted}`" in README.read_text()
+
+
+def test_the_grpc_client_is_answered(
+    demo: Path, run_server: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with run_server(demo) as client:
+        exec(GRPC.replace("127.0.0.1:8500", client.server.grpc_address), {})
+    assert capsys.readouterr().out == "['The str type 1', 'A list is 2']\n"

@@ -2,14 +2,22 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import grpc
+import httpx
 import pytest
+import tensorflow as tf
+from tensorflow_serving.apis.predict_pb2 import PredictRequest
+from tensorflow_serving.apis.prediction_service_pb2_grpc import PredictionServiceStub
 
 from keras_gpt.serving import serve
 
@@ -22,7 +30,7 @@ def python(code: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def process(half_plus_two_folder: Path) -> Iterator[subprocess.Popen[str]]:
-    code = f"from keras_gpt.serving import serve; serve({str(half_plus_two_folder)!r}, port=0)"
+    code = f"from keras_gpt.serving import serve; serve({str(half_plus_two_folder)!r}, port=0, grpc_port=0)"
     with subprocess.Popen(
         [sys.executable, "-c", code],
         stdout=subprocess.PIPE,
@@ -50,27 +58,104 @@ def test_serves_until_interrupted(process: subprocess.Popen[str]) -> None:
     assert "Traceback" not in errors
 
 
+@pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
+def test_sigterm_lets_requests_end_and_refuses_new_ones(
+    models_folder: Path, tmp_path: Path
+) -> None:
+    for version in ("shapes", "echo"):
+        (tmp_path / version).symlink_to(models_folder / version)
+    code = (
+        f"from keras_gpt.serving import serve; serve({str(tmp_path)!r}, port=0, grpc_port=0, "
+        "drain_seconds=100)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    ) as started:
+        try:
+            assert started.stdout is not None
+            head = started.stdout.readline()
+            found = re.search(r"at (http://\S+) \(REST\) and (\S+) \(gRPC\)", head)
+            assert found is not None
+            rest, rpc = found.groups()
+            slow = {"signature_name": "slow", "inputs": {"steps": [4_000]}}
+            with grpc.insecure_channel(rpc) as channel, ThreadPoolExecutor(1) as threads:
+                stub = PredictionServiceStub(channel)
+                by_grpc = PredictRequest(model_spec={"name": "shapes", "signature_name": "slow"})
+                by_grpc.inputs["steps"].CopyFrom(tf.make_tensor_proto([4_000]))
+                running = stub.Predict.future(by_grpc)
+                by_rest = threads.submit(
+                    httpx.post, f"{rest}/v1/models/shapes:predict", json=slow, timeout=100
+                )
+                until_in_flight(rest, 2)
+                started.send_signal(signal.SIGTERM)
+                until_draining(rest)
+                # New ones, on old connections and on new ones.
+                refused = httpx.post(f"{rest}/v1/models/echo:predict", json={"instances": ["a"]})
+                assert refused.status_code == 503
+                assert refused.json() == {"error": "The server is shutting down"}
+                assert "retry-after" in refused.headers
+                for call in (stub, PredictionServiceStub(grpc.insecure_channel(rpc))):
+                    with pytest.raises(grpc.RpcError) as caught:
+                        call.Predict(PredictRequest(model_spec={"name": "echo"}))
+                    assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
+                assert not running.done(), "the slow request was too quick to tell anything"
+                # Those that were begun end.
+                assert running.result().outputs["y"].float_val
+                assert by_rest.result().status_code == 200
+            _, errors = started.communicate(timeout=60)
+            assert started.returncode == 0, errors
+            assert "Traceback" not in errors
+        finally:
+            started.kill()
+
+
+def in_flight(rest: str) -> int:
+    page = httpx.get(f"{rest}/monitoring/prometheus/metrics").text
+    (count,) = re.findall(r"^:keras_gpt:serving:requests_in_flight (\S+)$", page, re.M)
+    return int(float(count))
+
+
+def until_in_flight(rest: str, count: int) -> None:
+    deadline = time.monotonic() + 30
+    while in_flight(rest) < count:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def until_draining(rest: str) -> None:
+    deadline = time.monotonic() + 30
+    while httpx.get(f"{rest}/v1/models/echo").status_code == 200:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def test_a_port_in_use_is_said_before_anything_is_loaded(models_folder: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         with pytest.raises(OSError, match=f"choose another port .*port={port}"):
-            serve(models_folder / "nothing", port=port)
+            serve(models_folder / "nothing", port=port, grpc_port=0)
+        with pytest.raises(OSError, match=f"choose another grpc_port .*grpc_port={port}"):
+            serve(models_folder / "nothing", port=0, grpc_port=port)
 
 
 def test_folders_without_models(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="has no models"):
-        serve(tmp_path, port=0)
+        serve(tmp_path, port=0, grpc_port=0)
     with pytest.raises(FileNotFoundError, match="does not exist"):
-        serve(tmp_path / "nothing", port=0)
+        serve(tmp_path / "nothing", port=0, grpc_port=0)
 
 
 def test_bad_arguments(models_folder: Path) -> None:
     with pytest.raises(ValueError, match="Received: port=65536"):
-        serve(models_folder, port=65536)
+        serve(models_folder, port=65536, grpc_port=0)
     with pytest.raises(ValueError, match="Received: max_request_bytes=0"):
-        serve(models_folder, port=0, max_request_bytes=0)
+        serve(models_folder, port=0, grpc_port=0, max_request_bytes=0)
     with pytest.raises(OSError, match="Received: host='no such host'"):
-        serve(models_folder, host="no such host", port=0)
+        serve(models_folder, host="no such host", port=0, grpc_port=0)
 
 
 def test_nothing_heavy_is_loaded_before_it_is_used() -> None:
@@ -81,7 +166,9 @@ def test_nothing_heavy_is_loaded_before_it_is_used() -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("missing", ["fastapi", "uvicorn"])
+@pytest.mark.parametrize(
+    "missing", ["fastapi", "uvicorn", "grpc", "tensorflow_serving.apis", "prometheus_client"]
+)
 def test_a_missing_extra_says_what_to_install(missing: str) -> None:
     done = python(
         f"import sys; sys.modules[{missing!r}] = None; from keras_gpt.serving import serve"

@@ -1,0 +1,1 @@
+"""TensorFlow Serving's gRPC API, on grpcio and the messages of `tensorflow-serving-api`."""
