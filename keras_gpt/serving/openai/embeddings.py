@@ -36,7 +36,7 @@ async def embed(service: Service, inputs: list[list[int]]) -> np.ndarray:
     Raises:
         ApiError: too many requests wait.
     """
-    async with service.embedding_turn():
+    async with service.reading_turn():
         vectors: np.ndarray = await run_in_threadpool(service.gpt.embed, inputs)
         return vectors
 

@@ -83,8 +83,8 @@ class Service:
         self.in_flight = 0
         self.engine = Engine(gpt, limits.max_batch, limits.max_waiting, chunk=_CHUNK)
         self._warm = threading.Event()
-        self._embedding = asyncio.Lock()
-        self._num_embedding = 0  # those that wait included
+        self._reading = asyncio.Lock()
+        self._num_reading = 0  # those that wait included
         self._failure: Exception | None = None
 
     def warm_up(self) -> None:
@@ -135,20 +135,20 @@ class Service:
             )
 
     @contextlib.asynccontextmanager
-    async def embedding_turn(self) -> AsyncIterator[None]:
-        """Wait until nothing else is embedded: one at a time has bounded memory.
+    async def reading_turn(self) -> AsyncIterator[None]:
+        """Wait until nothing else is read outside of the engine: one text at a time has bounded memory.
 
         Raises:
             ApiError: too many requests wait.
         """
-        if self._num_embedding > self.limits.max_waiting:
+        if self._num_reading > self.limits.max_waiting:
             raise queue_full()
-        self._num_embedding += 1
+        self._num_reading += 1
         try:
-            async with self._embedding:
+            async with self._reading:
                 yield
         finally:
-            self._num_embedding -= 1
+            self._num_reading -= 1
 
     def close(self) -> None:
         """End the engine."""
