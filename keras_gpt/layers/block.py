@@ -90,9 +90,7 @@ class Block(keras.layers.Layer):
             x, lambda h: self.attention.step(h, past, recent, slots, mask, rotary)
         )
 
-    def _run_keeping(
-        self, x: Any, attend: Callable[[Any], tuple[Any, Kept]]
-    ) -> tuple[Any, Kept]:
+    def _run_keeping(self, x: Any, attend: Callable[[Any], tuple[Any, Kept]]) -> tuple[Any, Kept]:
         kept: list[Kept] = []
 
         def attend_and_keep(h: Any) -> Any:

@@ -294,7 +294,7 @@ part("composer").addEventListener("submit", (event) => {
 prompt.addEventListener("keydown", (event) => {
   // While Chinese is being typed, Enter chooses characters.
   if (event.key !== "Enter" || event.isComposing) return;
-  const isPlain = !event.shiftKey && mode === "chat" && matchMedia("(pointer: fine)").matches;
+  const isPlain = !event.shiftKey && mode === "chat" && !matchMedia("(pointer: coarse)").matches;
   if (isPlain || event.ctrlKey || event.metaKey) {
     event.preventDefault();
     send();
