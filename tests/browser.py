@@ -90,7 +90,7 @@ class Page:
         """Give all the text that is in an element, exactly."""
         return self.run("document.querySelector(arguments[0]).textContent", selector)
 
-    def wait(self, holds: Callable[[], Any], seconds: float = 60) -> Any:
+    def wait(self, holds: Callable[[], Any], seconds: float = 120) -> Any:
         deadline = time.monotonic() + seconds
         while not (found := holds()):
             assert time.monotonic() < deadline, "it did not come to hold"

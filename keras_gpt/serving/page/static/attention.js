@@ -35,6 +35,8 @@ export function openAttention(body, numLayers, explain) {
   query = Infinity; // the last token
   layer.max = numLayers;
   layer.value = Math.min(layer.value, numLayers);
+  text.replaceChildren();
+  heads.querySelectorAll("label").forEach((each) => each.remove());
   part("attention-body").hidden = true;
   dialog.showModal();
   read();
@@ -59,8 +61,10 @@ async function read() {
   shown = found.get(number);
   query = Math.min(query, shown.count - 1);
   part("attention-body").hidden = false;
-  if (text.children.length !== shown.count) writeText();
-  if (heads.querySelectorAll("label").length !== shown.numHeads + 1) writeHeads();
+  if (!text.firstChild) {
+    writeText();
+    writeHeads();
+  }
   drawAll();
 }
 
@@ -100,7 +104,6 @@ function writeText() {
 }
 
 function writeHeads() {
-  heads.querySelectorAll("label").forEach((each) => each.remove());
   for (let index = MEAN; index < shown.numHeads; index++) {
     const box = document.createElement("label");
     const radio = document.createElement("input");
