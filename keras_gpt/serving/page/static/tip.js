@@ -71,7 +71,7 @@ function showTip(span, tokens) {
 }
 
 function put() {
-  const box = current.getClientRects()[0] ?? current.getBoundingClientRect();
+  const box = [...current.getClientRects()].at(-1); // a word behind a blank begins the next line
   const width = tip.offsetWidth;
   const height = tip.offsetHeight;
   const gap = 6;
