@@ -61,7 +61,7 @@ def test_a_prompt_is_read_both_ways_where_the_engine_reads_it_so():
         got = weights_of(post(http, prompt=[65, 66, 67], answer="zz", layer=1).json())
     want = gpt.attention_weights([65, 66, 67, *gpt.tokenizer.encode("zz")], 1, prefix_length=3)
     np.testing.assert_allclose(got, want, atol=0.5 / 255 + 1e-6)
-    assert (got[:, 0, 1:3] > 0).all()
+    assert got[:, 0, 1:3].max() > 0.1  # the first token sees the two behind it
 
 
 @pytest.mark.parametrize(
