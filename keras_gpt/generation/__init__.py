@@ -1,6 +1,7 @@
 """Text from a model: cache, sampling, the decode loop, and scores."""
 
 from keras_gpt.generation.answers import Answer
+from keras_gpt.generation.attention import attention_weights
 from keras_gpt.generation.constraints import Constraint
 from keras_gpt.generation.embed import embed
 from keras_gpt.generation.engine import Engine
@@ -15,6 +16,7 @@ __all__ = [
     "Engine",
     "QueueFullError",
     "Request",
+    "attention_weights",
     "embed",
     "generate",
     "score",

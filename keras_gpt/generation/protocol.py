@@ -1,6 +1,6 @@
 """What this room knows of a model."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from keras_gpt.config import GPTConfig
@@ -24,6 +24,9 @@ class Decoder(Protocol):
 
     def hidden_states(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         """Give the last states; see `GPT.hidden_states`."""
+
+    def attention_by_layer(self, inputs: Any, mask: Any = None) -> Iterator[Any]:
+        """Give each layer's attention weights; see `GPT.attention_by_layer`."""
 
     def prefill(self, token_ids: Any, lengths: Any) -> tuple[Any, list[KeyValues]]:
         """Read prompts; see `GPT.prefill`."""

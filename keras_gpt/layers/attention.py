@@ -85,6 +85,12 @@ class CausalSelfAttention(keras.layers.Layer):
         queries, new = self._heads(x, rotary)
         return self._attend(queries, [new], mask, training=False), new
 
+    def with_weights(self, x: Any, mask: Any, rotary: RotaryTables | None) -> tuple[Any, Any]:
+        """Attend, and give the weights too: (batch, heads, query, key) float32, each row's sum 1."""
+        queries, new = self._heads(x, rotary)
+        weights = self._weights(queries, [new], mask)
+        return self._output(weights, [new], training=False), weights
+
     def step(
         self,
         x: Any,
@@ -136,6 +142,10 @@ class CausalSelfAttention(keras.layers.Layer):
         self, queries: Any, parts: Sequence[KeyValues], mask: Any, training: bool | None
     ) -> Any:
         """Attend to keys and values that lie in one or more tensors, one after the other."""
+        return self._output(self._weights(queries, parts, mask), parts, training)
+
+    def _weights(self, queries: Any, parts: Sequence[KeyValues], mask: Any) -> Any:
+        """Give softmax(Q Kᵀ / sqrt(head_dim)), (batch, heads, query, key) float32."""
         config = self.gpt_config
         batch, time = ops.shape(queries)[0], ops.shape(queries)[2]
         group = config.num_heads // config.key_value_heads
@@ -148,11 +158,17 @@ class CausalSelfAttention(keras.layers.Layer):
         scores = _joined([_scores(queries, keys) for keys, _ in parts])
         # Half precision cannot hold the sum of many exponentials.
         scores = ops.cast(scores, "float32")  # (batch, key/value heads, group * query, key)
-        length = ops.shape(scores)[3]
         if group > 1:
+            length = ops.shape(scores)[3]
             scores = ops.reshape(scores, (batch, config.num_heads, time, length))
-        scores = ops.where(mask, scores, LARGE_NEGATIVE)
-        weights = ops.cast(ops.softmax(scores, axis=-1), parts[0].values.dtype)
+        return ops.softmax(ops.where(mask, scores, LARGE_NEGATIVE), axis=-1)
+
+    def _output(self, weights: Any, parts: Sequence[KeyValues], training: bool | None) -> Any:
+        """Weigh the values, and project."""
+        config = self.gpt_config
+        batch, _, time, length = ops.shape(weights)
+        group = config.num_heads // config.key_value_heads
+        weights = ops.cast(weights, parts[0].values.dtype)
         weights = self.dropout(weights, training=training)
         if group > 1:
             weights = ops.reshape(weights, (batch, config.key_value_heads, group * time, length))

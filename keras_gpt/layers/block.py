@@ -1,7 +1,7 @@
 """One block of a GPT: attention, feed-forward, and the norms around them."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import keras
 
@@ -11,6 +11,8 @@ from keras_gpt.layers.attention import CausalSelfAttention
 from keras_gpt.layers.feed_forward import FeedForward
 from keras_gpt.layers.normalization import make_norm
 from keras_gpt.layers.positions import RotaryTables
+
+Kept = TypeVar("Kept")
 
 
 @keras.saving.register_keras_serializable("keras_gpt")
@@ -70,6 +72,10 @@ class Block(keras.layers.Layer):
         """Run the block and give its keys and values too."""
         return self._run_keeping(x, lambda h: self.attention.prefill(h, mask, rotary))
 
+    def with_weights(self, x: Any, mask: Any, rotary: RotaryTables | None) -> tuple[Any, Any]:
+        """Run the block and give its attention weights too, (batch, heads, query, key) float32."""
+        return self._run_keeping(x, lambda h: self.attention.with_weights(h, mask, rotary))
+
     def step(
         self,
         x: Any,
@@ -84,14 +90,12 @@ class Block(keras.layers.Layer):
             x, lambda h: self.attention.step(h, past, recent, slots, mask, rotary)
         )
 
-    def _run_keeping(
-        self, x: Any, attend: Callable[[Any], tuple[Any, KeyValues]]
-    ) -> tuple[Any, KeyValues]:
-        kept: list[KeyValues] = []
+    def _run_keeping(self, x: Any, attend: Callable[[Any], tuple[Any, Kept]]) -> tuple[Any, Kept]:
+        kept: list[Kept] = []
 
         def attend_and_keep(h: Any) -> Any:
-            out, cache = attend(h)
-            kept.append(cache)
+            out, more = attend(h)
+            kept.append(more)
             return out
 
         return self._run(x, attend_and_keep, training=False), kept[0]

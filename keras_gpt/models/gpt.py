@@ -1,6 +1,6 @@
 """GPT: a decoder-only Transformer as a Keras model."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -170,6 +170,29 @@ class GPT(TextMethods, Formats, NextTokenModel):
         Returns:
             (batch, time, embedding_dim).
         """
+        token_ids, positions, masks = self._unpack(inputs, mask)
+        return self._run_blocks(token_ids, positions, masks, training)
+
+    def attention_by_layer(self, inputs: Any, mask: Any = None) -> Iterator[Any]:
+        """Give each layer's attention weights: layers after the last that is asked for do not run.
+
+        Args:
+            inputs: as in a call.
+            mask: as in a call.
+
+        Returns:
+            An iterator over (batch, heads, query, key) float32: what share of what each query takes
+            comes from each key.
+        """
+        token_ids, positions, masks = self._unpack(inputs, mask)
+        states, rotary = self._embed(token_ids, positions, training=False)
+        for layer, block in enumerate(self.blocks):
+            window = self.config.attention_window(layer)
+            states, weights = block.with_weights(states, masks[window], rotary)
+            yield weights
+
+    def _unpack(self, inputs: Any, mask: Any) -> tuple[Any, Any, dict[int | None, Any]]:
+        """Give token ids, their positions, and who sees whom for each width of window."""
         inputs = unpack_inputs(inputs, mask, self.config)
         token_ids, mask = inputs.token_ids, inputs.mask
         time = ops.shape(token_ids)[1]
@@ -179,7 +202,7 @@ class GPT(TextMethods, Formats, NextTokenModel):
             window: attention_mask(time, window, mask, inputs.prefix_lengths, inputs.segment_ids)
             for window in set(self.config.attention_windows)
         }
-        return self._run_blocks(token_ids, positions, masks, training)
+        return token_ids, positions, masks
 
     def packed_states(self, token_ids: Any, positions: Any, segments: Any, branches: Any) -> Any:
         """Give the last states where continuations of one context stand side by side behind it.

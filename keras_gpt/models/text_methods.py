@@ -11,7 +11,7 @@ from keras_gpt.generation.protocol import Decoder
 
 
 class TextMethods:
-    """`generate`, `stream`, `embed` and `score`, for a class that is a `Decoder`."""
+    """`generate`, `stream`, `embed`, `attention_weights` and `score`, for a class that is a `Decoder`."""
 
     def generate(
         self,
@@ -240,6 +240,32 @@ class TextMethods:
             >>> similarity = cat @ kitten
         """
         return generation.embed(cast(Decoder, self), texts, pooling, normalize)
+
+    def attention_weights(
+        self, text: Any, layer: int | None = None, prefix_length: int = 0
+    ) -> np.ndarray:
+        """Give where each token of a text looks: softmax(Q Kᵀ / sqrt(head_dim)), head by head.
+
+        Args:
+            text: a string or a list of ids, within the context.
+            layer: which layer, from 0, or from the last with -1; None is all of them.
+            prefix_length: how many first tokens see each other both ways, in a model with
+                `bidirectional_prefix`: usually those of the prompt.
+
+        Returns:
+            (heads, time, time) float32, or (layers, heads, time, time) for all layers. The second
+            axis from the end is the token that looks, the last one what it looks at; each row's sum
+            is 1.
+
+        Raises:
+            TypeError: the text is neither text nor ids.
+            ValueError: it is empty, several, or longer than the context, or there is no such layer.
+
+        Example:
+            >>> weights = gpt.attention_weights("The cat sat", layer=0)
+            >>> weights[3, -1]  # what the last token takes from each, by head 3
+        """
+        return generation.attention_weights(cast(Decoder, self), text, layer, prefix_length)
 
     def score(self, targets: Any, given: Any = None, per_token: bool = False) -> Any:
         """Give log P(w1 ... wn) = sum of log P(wt | w1 ... w(t-1)), in nats.

@@ -21,6 +21,8 @@ except ImportError as error:
 
 from keras_gpt.serving.bodies import read_body
 from keras_gpt.serving.openai.answering import respond, while_connected
+from keras_gpt.serving.openai.attention import attention, attention_reading
+from keras_gpt.serving.openai.card import model_card
 from keras_gpt.serving.openai.chat import ChatForm, chat_job, constraint_of
 from keras_gpt.serving.openai.completions import CompletionForm, completion_job
 from keras_gpt.serving.openai.content import check_content
@@ -32,6 +34,7 @@ from keras_gpt.serving.openai.keys import Keys
 from keras_gpt.serving.openai.metrics import CONTENT_TYPE, Metrics
 from keras_gpt.serving.openai.records import Log, Record
 from keras_gpt.serving.openai.schemas import (
+    AttentionRequest,
     ChatRequest,
     CompletionRequest,
     EmbeddingRequest,
@@ -39,6 +42,7 @@ from keras_gpt.serving.openai.schemas import (
     read_as,
 )
 from keras_gpt.serving.openai.service import Limits, Service
+from keras_gpt.serving.page.routes import page_routes
 
 Body = TypeVar("Body", bound=ModelRequest)
 
@@ -139,12 +143,12 @@ def create_app(
 
     @router.get("/models")
     async def models() -> Response:
-        return json_response({"object": "list", "data": [_model(service)]})
+        return json_response({"object": "list", "data": [model_card(service)]})
 
     @router.get("/models/{model:path}")
     async def model(model: str) -> Response:
         service.check_model(model)
-        return json_response(_model(service))
+        return json_response(model_card(service))
 
     @router.post("/completions")
     async def completions(request: Request) -> Response:
@@ -178,7 +182,18 @@ def create_app(
         vectors = await while_connected(request, embed(service, inputs))
         return json_response(embedding_response(service, body, vectors, num_tokens))
 
+    @router.post("/attention")
+    async def attention_of_text(request: Request) -> Response:
+        body = await read(request, AttentionRequest)
+        record = _record(request)
+        if lines.with_prompts:
+            record.prompt = body.prompt or [each.model_dump() for each in body.messages or []]
+        reading = await run_in_threadpool(attention_reading, service, body)
+        record.begin(len(reading.ids))
+        return json_response(await while_connected(request, attention(service, reading)))
+
     app.include_router(router)
+    app.router.routes.extend(page_routes())
 
     @app.get("/openapi.json", include_in_schema=False)
     async def document() -> Response:
@@ -212,12 +227,3 @@ def _warm_up(service: Service, log: Log) -> None:
 def _record(request: Request) -> Record:
     record: Record = request.state.record
     return record
-
-
-def _model(service: Service) -> dict[str, Any]:
-    return {
-        "id": service.name,
-        "object": "model",
-        "created": service.created,
-        "owned_by": "keras_gpt",
-    }

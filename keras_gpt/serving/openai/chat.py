@@ -4,7 +4,7 @@ from typing import Any
 
 from keras_gpt.generation import Constraint
 from keras_gpt.generation.chat import chat_prompt_ids
-from keras_gpt.serving.openai.choices import Choice, Delta, Token, finite, token_text
+from keras_gpt.serving.openai.choices import Choice, Delta, Token, finite, token_bytes
 from keras_gpt.serving.openai.errors import ApiError
 from keras_gpt.serving.openai.forms import Form
 from keras_gpt.serving.openai.running import Job
@@ -33,18 +33,12 @@ def chat_job(service: Service, body: ChatRequest, constraint: Constraint | None)
     suggested = service.gpt.generation_settings
     defaults = {
         "temperature": suggested.temperature,
-        "top_k": suggested.top_k,
+        "top_k": suggested.top_k if body.top_k is None else None,  # -1 is a word too: all
         "top_p": suggested.top_p,
     }
     service.check_answers(1, body.n)
-    messages = [_message(each) for each in body.messages]
-    service.check_characters(sum(len(each["content"]) for each in messages), "messages")
-    try:
-        ids = chat_prompt_ids(service.gpt.tokenizer, suggested, messages)
-    except ValueError as error:
-        raise ApiError(400, str(error), param="messages", code="invalid_value") from error
     return Job(
-        prompts=[ids],
+        prompts=[message_ids(service, body.messages)],
         param="messages",
         max_new_tokens=body.max_completion_tokens or body.max_tokens,
         usual=None,
@@ -56,6 +50,20 @@ def chat_job(service: Service, body: ChatRequest, constraint: Constraint | None)
             "constraint": constraint,
         },
     )
+
+
+def message_ids(service: Service, messages: list[Message]) -> list[int]:
+    """Give the ids of the prompt that messages make.
+
+    Raises:
+        ApiError: the model was not made for chat or does not take the messages, or they are long.
+    """
+    plain = [_message(each) for each in messages]
+    service.check_characters(sum(len(each["content"]) for each in plain), "messages")
+    try:
+        return chat_prompt_ids(service.gpt.tokenizer, service.gpt.generation_settings, plain)
+    except ValueError as error:
+        raise ApiError(400, str(error), param="messages", code="invalid_value") from error
 
 
 def _message(message: Message) -> dict[str, str]:
@@ -140,8 +148,7 @@ class ChatForm(Form):
         return {"content": content, "refusal": None}
 
     def _entry(self, token: int, logprob: float) -> dict[str, Any]:
-        text = token_text(self._tokenizer, token)
-        data = self._tokenizer.token_bytes(token) if text is None else text.encode()
+        data = token_bytes(self._tokenizer, token)
         return {
             "token": data.decode(errors="replace"),
             "logprob": finite(logprob),

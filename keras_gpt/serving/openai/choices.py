@@ -98,3 +98,9 @@ def token_text(tokenizer: Any, token: int) -> str | None:
         return str(tokenizer.token_bytes(token).decode())
     except UnicodeDecodeError:
         return None
+
+
+def token_bytes(tokenizer: Any, token: int) -> bytes:
+    """Give a token's bytes; those of a special token spell its name."""
+    text = token_text(tokenizer, token)
+    return bytes(tokenizer.token_bytes(token)) if text is None else text.encode()

@@ -6,13 +6,20 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
-from keras_gpt.serving.openai.schemas import ChatRequest, CompletionRequest, EmbeddingRequest, Part
+from keras_gpt.serving.openai.schemas import (
+    AttentionRequest,
+    ChatRequest,
+    CompletionRequest,
+    EmbeddingRequest,
+    Part,
+)
 
 _PLACE = "#/components/schemas/"
 _BODIES: dict[str, type[Part]] = {
     "/v1/completions": CompletionRequest,
     "/v1/chat/completions": ChatRequest,
     "/v1/embeddings": EmbeddingRequest,
+    "/v1/attention": AttentionRequest,
 }
 _TEXT_OR_NOTHING = {"anyOf": [{"type": "string"}, {"type": "null"}]}
 _ERROR = {

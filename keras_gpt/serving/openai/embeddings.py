@@ -39,11 +39,12 @@ async def embed(service: Service, inputs: list[list[int]]) -> np.ndarray:
     # Those of like length together, as `GPT.embed` has it for all.
     places = sorted(range(len(inputs)), key=lambda place: len(inputs[place]))
     try:
-        with service.embedding_place():
+        with service.reading_place():
             async with asyncio.timeout(service.limits.deadline):
                 for start in range(0, len(places), _AT_ONCE):
                     some = places[start : start + _AT_ONCE]
-                    vectors[some] = await service.embed([inputs[place] for place in some])
+                    texts = [inputs[place] for place in some]
+                    vectors[some] = await service.read(service.gpt.embed, texts)
     except TimeoutError as error:
         raise unavailable(
             "it took too long: try again, or ask for less", "deadline_exceeded"

@@ -225,6 +225,21 @@ class EmbeddingRequest(ModelRequest):
     encoding_format: Literal["float", "base64"] = "float"
 
 
+class AttentionRequest(ModelRequest):
+    """The body of POST /v1/attention."""
+
+    prompt: str | list[int] | None = None
+    messages: Annotated[list[Message], Field(min_length=1)] | None = None
+    answer: str = ""
+    layer: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> "AttentionRequest":
+        if (self.prompt is None) == (self.messages is None):
+            raise ValueError("give prompt or messages, one of them")
+        return self
+
+
 Body = TypeVar("Body", bound=ModelRequest)
 
 

@@ -5,11 +5,9 @@ import contextlib
 import dataclasses
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
-
-import numpy as np
+from typing import Any, TypeVar
 
 from keras_gpt.generation import Engine
 from keras_gpt.generation.sampling_options import check_int, is_number
@@ -21,6 +19,8 @@ _USUAL_LENGTH = 2048
 _CHUNK = 128  # tokens of a prompt that are read between two steps of the others
 _MOST_ANSWERS = 128  # of one request
 _COMPOSED = 4  # characters that a tokenizer may take as one, at most
+
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -95,8 +95,8 @@ class Service:
         self.grammars = Grammars()
         self._warm = threading.Event()
         # One thread: one at a time has bounded memory, also where nobody waits for it any more.
-        self._embedder = ThreadPoolExecutor(1, "keras_gpt.embed")
-        self._num_embedding = 0  # those that wait included
+        self._reader = ThreadPoolExecutor(1, "keras_gpt.read")
+        self._num_reading = 0  # those that wait included
         self._failure: Exception | None = None
 
     def warm_up(self) -> None:
@@ -189,28 +189,28 @@ class Service:
         )
 
     @contextlib.contextmanager
-    def embedding_place(self) -> Iterator[None]:
-        """Hold a place among the requests that are embedded or wait for that.
+    def reading_place(self) -> Iterator[None]:
+        """Hold a place among the requests that are read outside of the engine, or wait for that.
 
         Raises:
             ApiError: too many requests wait.
         """
-        if self._num_embedding > self.limits.max_waiting:
+        if self._num_reading > self.limits.max_waiting:
             raise queue_full()
-        self._num_embedding += 1
+        self._num_reading += 1
         try:
             yield
         finally:
-            self._num_embedding -= 1
+            self._num_reading -= 1
 
-    async def embed(self, inputs: list[list[int]]) -> np.ndarray:
-        """Embed a few inputs when their turn comes: (inputs, embedding_dim) float32."""
+    async def read(self, function: Callable[..., T], *args: Any) -> T:
+        """Call a function that reads texts outside of the engine, when its turn comes."""
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._embedder, self.gpt.embed, inputs)
+        return await loop.run_in_executor(self._reader, function, *args)
 
     def close(self) -> None:
         """End the engine."""
-        self._embedder.shutdown(wait=False, cancel_futures=True)
+        self._reader.shutdown(wait=False, cancel_futures=True)
         self.engine.close()
 
 
