@@ -138,7 +138,7 @@ class Engine:
             deadline=None if deadline is None else time.monotonic() + deadline,
         )
         tokenizer = self._model.tokenizer if as_text else None
-        growing = GrowingAnswer(row.prompt, tokenizer, strings, row.dropped_prompt_tokens)
+        growing = GrowingAnswer(row.prompt, tokenizer, strings, row.dropped)
         request = Request(asked, growing, listener)
         with self._changed:
             if self._closed:

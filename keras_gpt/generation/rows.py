@@ -12,6 +12,7 @@ from keras_gpt.generation.constraints import Constraint
 from keras_gpt.generation.random import prompt_seeds
 from keras_gpt.generation.sampling import Sampling
 from keras_gpt.generation.sampling_options import SamplingOptions
+from keras_gpt.generation.truncation import NOTHING, Dropped
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Row:
     stop_token_ids: tuple[int, ...] = ()
     constraint: Constraint | None = None
     attention_sinks: int | None = None  # where the row may go on beyond the context
-    dropped_prompt_tokens: int = 0  # how many `truncate` cut out of `prompt`
+    dropped: Dropped = NOTHING  # what `truncate` cut out of the prompt
 
     @property
     def is_controlled(self) -> bool:
