@@ -69,6 +69,15 @@ def taken(parts: Any, rows: Any) -> Any:
     return keras.tree.map_structure(lambda part: ops.take(part, rows, axis=0), parts)
 
 
+def place(mine: Any, others: Any, at: Any) -> Any:
+    """Write the one row of every tensor in a structure over row `at`, int32, of those in another."""
+
+    def put(part: Any, row: Any) -> Any:
+        return ops.slice_update(part, [at, *[0] * (len(part.shape) - 1)], ops.cast(row, part.dtype))
+
+    return keras.tree.map_structure(put, mine, others)
+
+
 def tensor(values: object, dtype: str) -> Any:
     """Give values as a tensor of the backend."""
     return ops.convert_to_tensor(np.asarray(values, dtype=dtype))

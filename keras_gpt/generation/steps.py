@@ -9,6 +9,7 @@ from keras import ops
 from keras_gpt.generation.acceptance import accept
 from keras_gpt.generation.cache import (
     RECENT_SLOTS,
+    empty_recent,
     fold,
     grow_past,
     keep_windows,
@@ -18,7 +19,7 @@ from keras_gpt.generation.cache import (
 from keras_gpt.generation.compiled import compiled, kept_with, looped
 from keras_gpt.generation.control import choose_controlled
 from keras_gpt.generation.protocol import Decoder
-from keras_gpt.generation.rows import tensor
+from keras_gpt.generation.rows import place, tensor
 from keras_gpt.generation.sampling import Sampling, choose, probabilities
 from keras_gpt.key_values import KeyValues
 
@@ -57,6 +58,8 @@ class DecodeSteps:
         first: reads prompts; gives the logits after each row's last token, and the past.
         first_whole: does the same and keeps all of the past, in layers with a window too.
         keep_windows: the function of this name in `cache`, for what `first_whole` began.
+        extend: reads more of each prompt; gives the logits after each row's last token, and all of
+            the past with what it read.
         choose: chooses one token a row from logits; apart from `next`, whose program is there once
             for each length.
         next: reads one token a row; gives the next one's logits, and `recent` anew. A batch calls
@@ -64,6 +67,7 @@ class DecodeSteps:
         read: reads several tokens a row; gives the logits after some of them, and `recent` anew.
         probabilities, accept: the functions of these names in `sampling` and `acceptance`.
         fold: moves `recent` behind `past`.
+        place: writes the one row of some tensors over a row of others.
         choose_controlled: chooses from logits that are changed first.
         logprobs: gives log P of chosen tokens, and the most probable ones.
         score: gives -log P of each next token.
@@ -112,6 +116,14 @@ class DecodeSteps:
             states, recent = model.step(token_ids, lengths, slots, past, recent)
             return logits_at(states, places), recent
 
+        def extend(
+            token_ids: Any, counts: Any, lengths: Any, past: Sequence[KeyValues]
+        ) -> tuple[Any, list[KeyValues]]:
+            recent = empty_recent(past, token_ids.shape[1])
+            states, recent = model.step(token_ids, lengths, ops.zeros_like(lengths), past, recent)
+            logits = logits_at(states, ops.expand_dims(counts - 1, 1))[:, 0, :]
+            return logits, fold(past, recent, lengths, counts)
+
         def logprobs(logits: Any, tokens: Any) -> tuple[Any, Any, Any]:
             values = ops.log_softmax(logits, axis=-1)
             chosen = ops.take_along_axis(values, ops.expand_dims(tokens, 1), axis=1)[:, 0]
@@ -128,6 +140,8 @@ class DecodeSteps:
         self.probabilities = compiled(probabilities, model)
         self.accept = compiled(accept, model)
         self.fold = compiled(fold, model)
+        self.extend = compiled(extend, model)
+        self.place = compiled(place, model)
         self.choose = compiled(choose, model)
         self.choose_controlled = compiled(choose_controlled, model)
         self.logprobs = compiled(logprobs, model)
