@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from keras_gpt.evaluation.scoring import encode_pair, score_requests
-from keras_gpt.evaluation.sliding_window import windows
+from keras_gpt.generation.strides import windows
 
 try:
     from lm_eval.api.model import LM

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from keras_gpt.evaluation.scoring import score_requests
 from keras_gpt.generation.packing import Request
+from keras_gpt.generation.strides import check_stride, windows
 
 if TYPE_CHECKING:
     from keras_gpt.models import GPT
@@ -72,8 +73,7 @@ def perplexity(
             f"window={window}"
         )
     stride = max(1, window // 2) if stride is None else stride
-    if not 1 <= stride <= window:
-        raise ValueError(f"stride must be from 1 to window={window}. Received: stride={stride}")
+    check_stride(stride, "window", window)
     requests: list[Request] = []
     num_bytes = 0
     end = tokenizer.end_of_text_id
@@ -96,22 +96,3 @@ def perplexity(
         window,
         stride,
     )
-
-
-def windows(ids: list[int], window: int, stride: int) -> list[Request]:
-    """Cut ids into requests of at most `window` inputs that together score ids[1:] once.
-
-    Args:
-        ids: the first one is only given.
-        window: inputs of a request.
-        stride: tokens that every request but the first and the last scores.
-    """
-    requests = []
-    scored = 1
-    while scored < len(ids):
-        # The last of the scored tokens is no input, so a window has room for one more.
-        end = min(len(ids), window + 1 if scored == 1 else scored + stride)
-        begin = max(0, end - 1 - window)
-        requests.append(Request(ids[begin:scored], ids[scored:end]))
-        scored = end
-    return requests

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from keras_gpt.generation.decode import Chosen
 from keras_gpt.generation.stopping import StopStrings
+from keras_gpt.generation.truncation import NOTHING, Dropped
 
 if TYPE_CHECKING:
     from keras_gpt.tokenizers import Tokenizer
@@ -27,6 +28,7 @@ class Answer:
         top_logprobs: for each new token the most probable ones; None unless asked for.
         score: what beam search ranks the answer by (see `BeamOptions`); None without beams.
         dropped_prompt_tokens: how many tokens `truncate` cut out of a prompt that was too long.
+        dropped_prompt_start: the place in the whole prompt of the first of them.
     """
 
     token_ids: list[int]
@@ -36,6 +38,7 @@ class Answer:
     top_logprobs: list[dict[int, float]] | None
     score: float | None = None
     dropped_prompt_tokens: int = 0
+    dropped_prompt_start: int = 0
 
 
 class GrowingAnswer:
@@ -45,7 +48,7 @@ class GrowingAnswer:
         prompt: the ids of the prompt.
         tokenizer: turns tokens into text; None where ids are wanted.
         stop: strings that end the answer.
-        dropped_prompt_tokens: how many tokens were cut out of the prompt.
+        dropped: what was cut out of the prompt.
 
     Attributes:
         token_ids: the new tokens so far.
@@ -57,11 +60,11 @@ class GrowingAnswer:
         prompt: Sequence[int],
         tokenizer: "Tokenizer | None",
         stop: Sequence[str],
-        dropped_prompt_tokens: int = 0,
+        dropped: Dropped = NOTHING,
     ) -> None:
         self.token_ids: list[int] = []
         self.has_stopped = False
-        self._dropped_prompt_tokens = dropped_prompt_tokens
+        self._dropped = dropped
         self._end = "stop"  # where it has stopped
         self._pieces: list[str] = []  # of the text that is sure to belong to the answer
         self._logprobs: list[float] = []
@@ -121,5 +124,6 @@ class GrowingAnswer:
             logprobs=self._logprobs if with_logprobs else None,
             top_logprobs=self._top if with_logprobs else None,
             score=score,
-            dropped_prompt_tokens=self._dropped_prompt_tokens,
+            dropped_prompt_tokens=self._dropped.tokens,
+            dropped_prompt_start=self._dropped.start,
         )

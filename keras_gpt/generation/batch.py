@@ -45,21 +45,22 @@ class Batch:
         model: gives the logits.
         rows: what to go on with.
         read: what reading their prompts gave, for all of them and for those that fill the batch up.
-        runs_ahead: whether it may choose more tokens than it is asked for, up to where a row may
-            end: many tokens sooner, the first one later.
+        most_ahead: see below.
 
     Attributes:
+        most_ahead: how many tokens of each row it may choose at a time where it is asked for one,
+            up to where a row may end: many tokens sooner, the first one later.
         tokens: (size,) int32, each row's last chosen token.
         steps: (size,) int32, how many tokens of each row were chosen before `tokens`.
     """
 
     def __init__(
-        self, model: Decoder, rows: Sequence[Row], read: ReadPrompts, runs_ahead: bool = False
+        self, model: Decoder, rows: Sequence[Row], read: ReadPrompts, most_ahead: int = 1
     ) -> None:
         self._model = model
         self._steps = decode_steps(model)
         self._rows = filled_up(rows)
-        self._runs_ahead = runs_ahead
+        self.most_ahead = most_ahead
         self._ahead: list[np.ndarray] = []  # chosen and not yet asked for, each (size,)
         self._last = self._ends_of_rows()
         self._lengths = np.array([len(row.prompt) for row in self._rows], "int32")
@@ -82,6 +83,11 @@ class Batch:
         """How many rows are computed, those that nobody looks at included."""
         return len(self._rows)
 
+    @property
+    def num_ahead(self) -> int:
+        """How many more tokens of each row are chosen already: `step` takes no time for them."""
+        return len(self._ahead)
+
     def step(self, live: Sequence[int]) -> None:
         """Read each row's last token and choose the next.
 
@@ -102,9 +108,14 @@ class Batch:
         state = self._states[place]
         return None if state is None else state.ended
 
-    def keep(self, indices: Sequence[int]) -> None:
-        """Go on with these rows alone, in this order; one may be kept several times."""
-        places = filled_up(indices)
+    def keep(self, indices: Sequence[int], size: int | None = None) -> None:
+        """Go on with these rows alone, in this order; one may be kept several times.
+
+        Args:
+            indices: their places.
+            size: how many rows are computed from now on; None is what `batch_bucket` says.
+        """
+        places = filled_up(indices, size)
         index = np.array(places, "int32")
         self._rows = [self._rows[place] for place in places]
         states = [self._states[place] for place in indices]
@@ -121,36 +132,31 @@ class Batch:
         self._ahead = [tokens[index] for tokens in self._ahead]
         self._lengths, self._slots = self._lengths[index], self._slots[index]
 
-    def join(self, places: Sequence[int], other: "Batch") -> None:
-        """Go on with the rows at these places, and with all of another batch behind them."""
+    def put(self, place: int, other: "Batch") -> None:
+        """Go on with the one row of another batch at a place whose row nobody looks at any more."""
         length = max(longest(each._past) for each in (self, other))
         if self._control is not None or other._control is not None:
             for each in (self, other):
                 if each._control is None:
                     each._be_controlled()
-
-        def both(mine: Any, others: Any) -> Any:
-            pairs = zip(mine, others, strict=True)
-            return type(mine)(*[ops.concatenate(pair, axis=0) for pair in pairs])
-
-        def both_layers(mine: list[KeyValues], others: list[KeyValues]) -> list[KeyValues]:
-            return [both(*pair) for pair in zip(mine, others, strict=True)]
-
-        pasts = [self._steps.grow(each._past, length) for each in (self, other)]
-        self._past = both_layers(*pasts)
-        self._recent = both_layers(self._recent, other._recent)
-        self._sampling = both(self._sampling, other._sampling)
+        for each in (self, other):
+            each._past = self._steps.grow(each._past, length)
+        at = tensor(place, "int32")
+        self._past, self._recent, self._sampling, self._logits = self._steps.place(
+            (self._past, self._recent, self._sampling, self._logits),
+            (other._past, other._recent, other._sampling, other._logits),
+            at,
+        )
         if self._control is not None:
-            self._control = both(self._control, other._control)
-            self._seen = both(self._seen, other._seen)
-        size = self.size
-        self._logits = ops.concatenate([self._logits, other._logits], axis=0)
-        self._rows = [*self._rows, *other._rows]
+            self._control, self._seen = self._steps.place(
+                (self._control, self._seen), (other._control, other._seen), at
+            )
+        self._rows[place], self._states[place] = other._rows[0], other._states[0]
         self._last = self._ends_of_rows()
-        self._states = [*self._states, *other._states]
         for name in ("tokens", "steps", "_lengths", "_slots"):
-            setattr(self, name, np.concatenate([getattr(self, name), getattr(other, name)]))
-        self.keep([*places, *[size + place for place in range(other.size)]])
+            values = getattr(self, name).copy()
+            values[place] = getattr(other, name)[0]
+            setattr(self, name, values)
 
     def _go_on(self, live: Sequence[int]) -> None:
         """Choose the next tokens; several where nothing has to be looked at between them."""
@@ -162,11 +168,13 @@ class Batch:
             each if one_is_live else None
             for one_is_live, each in zip(is_live, self._states, strict=True)
         ]
+        if not any(self._rows[place].is_controlled for place in live):
+            self._control = None
         self._make_room()
         most = 1
-        if self._runs_ahead and self._control is None:
+        if self._control is None:
             left = [self._rows[place].max_new_tokens - self.steps[place] - 1 for place in live]
-            most = min(RECENT_SLOTS - int(self._slots.max()), *left)
+            most = min(self.most_ahead, RECENT_SLOTS - int(self._slots.max()), *left)
         found = self._steps.several(
             GoingOn(
                 lengths=tensor(self._lengths, "int32"),
@@ -267,6 +275,7 @@ def logprobs_of(steps: DecodeSteps, logits: Any, tokens: np.ndarray) -> Logprobs
     return Logprobs(*[ops.convert_to_numpy(each) for each in found])
 
 
-def filled_up(rows: Sequence[T]) -> list[T]:
+def filled_up(rows: Sequence[T], size: int | None = None) -> list[T]:
     """Fill rows, or their places, up to a batch bucket with the first; nobody looks at those."""
-    return [*rows, *[rows[0]] * (batch_bucket(len(rows)) - len(rows))]
+    size = batch_bucket(len(rows)) if size is None else size
+    return [*rows, *[rows[0]] * (size - len(rows))]

@@ -19,6 +19,8 @@ from keras_gpt.key_values import KeyValues, put_in_ring, ring_positions
 
 # Below this, a compiled program more costs more than the saved work.
 SMALLEST_BUCKET = 32
+# In an engine a past is no shorter: a step beside less costs hardly less, and is a program more.
+SHORTEST_SHARED_PAST = 128
 # Each step copies this many places; each fold copies the whole past.
 RECENT_SLOTS = 32
 
@@ -41,6 +43,22 @@ def length_buckets(context_length: int) -> list[int]:
 def length_bucket(length: int, context_length: int) -> int:
     """Give the smallest bucket that holds `length` tokens."""
     return next(bucket for bucket in length_buckets(context_length) if bucket >= length)
+
+
+def shared_buckets(context_length: int) -> list[int]:
+    """List the lengths of pasts in an engine.
+
+    Example:
+        >>> shared_buckets(1000)
+        [128, 256, 512, 1000]
+    """
+    shortest = min(SHORTEST_SHARED_PAST, context_length)
+    return [bucket for bucket in length_buckets(context_length) if bucket >= shortest]
+
+
+def shared_bucket(length: int, context_length: int) -> int:
+    """Give the smallest of `shared_buckets` that holds `length` tokens."""
+    return next(bucket for bucket in shared_buckets(context_length) if bucket >= length)
 
 
 def batch_bucket(rows: int) -> int:

@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from keras_gpt.generation.batch import Batch, Logprobs, read_at_once
-from keras_gpt.generation.cache import batch_bucket
+from keras_gpt.generation.cache import RECENT_SLOTS, batch_bucket
 from keras_gpt.generation.endless import EndlessBatch
 from keras_gpt.generation.protocol import Decoder
 from keras_gpt.generation.rows import Row
@@ -48,7 +48,8 @@ def decode(
         is_endless = rows[0].attention_sinks is not None
         kind = EndlessBatch if is_endless else Batch
         # An endless row may fill the context at any step.
-        batch = kind(model, rows, read_at_once(model, rows), runs_ahead and not is_endless)
+        most_ahead = RECENT_SLOTS if runs_ahead and not is_endless else 1
+        batch = kind(model, rows, read_at_once(model, rows), most_ahead)
         yield from follow(batch, rows, ended, num_logprobs)
 
 

@@ -17,6 +17,9 @@ from keras_gpt.generation.protocol import Decoder
 from keras_gpt.generation.requests import Asked, FairQueue, Listener, Request
 from keras_gpt.generation.sampling_options import check_int, is_number
 
+# What comes to an engine whose requests all run waits at most as many steps.
+_MOST_AHEAD = 4
+
 
 class Engine:
     """Answers many requests at a time with one model, in a thread of its own.
@@ -138,7 +141,7 @@ class Engine:
             deadline=None if deadline is None else time.monotonic() + deadline,
         )
         tokenizer = self._model.tokenizer if as_text else None
-        growing = GrowingAnswer(row.prompt, tokenizer, strings, row.dropped_prompt_tokens)
+        growing = GrowingAnswer(row.prompt, tokenizer, strings, row.dropped)
         request = Request(asked, growing, listener)
         with self._changed:
             if self._closed:
@@ -195,9 +198,7 @@ class Engine:
                 self._end_unwanted()
                 self._read_a_chunk()
                 if self._batch is not None:
-                    self._batch.step(self._places)
-                    self._hand_out(self._batch, self._running, self._places)
-                    self._leave()
+                    self._step(self._batch)
         except Exception as failure:  # whatever it was, nobody may wait for ever
             error = RuntimeError(f"the engine failed: {failure!r}")
             error.__cause__ = failure
@@ -222,6 +223,9 @@ class Engine:
                     self._reading = (request, reader)
             return not self._closed
 
+    def _somebody_waits(self) -> bool:
+        return self._reading is not None or self.num_waiting > 0
+
     def _end_unwanted(self) -> None:
         """End what was cancelled or came to its deadline."""
         with self._changed:
@@ -245,13 +249,32 @@ class Engine:
             return
         joining = Batch(self._model, [request.asked.row], read)
         if not self._hand_out(joining, [request], [0]):
-            if self._batch is None:
-                self._batch, self._places = joining, [0]
-            else:
-                self._batch.join(self._places, joining)
-                self._places = [*range(len(self._running) + 1)]
+            self._places.append(self._join(joining))
             self._running.append(request)
         self._reading = None
+
+    def _join(self, joining: Batch) -> int:
+        """Take a row into the batch, and say at which place."""
+        if self._batch is None:
+            self._batch = joining
+            return 0
+        size = self._batch.size
+        place = next((each for each in range(size) if each not in self._places), size)
+        if place == size:
+            self._batch.keep(range(size), 2 * size)
+        self._batch.put(place, joining)
+        return place
+
+    def _step(self, batch: Batch) -> None:
+        """Choose the next tokens: several at a time where nobody has to wait for that."""
+        looks_at_each = any(each.asked.num_logprobs is not None for each in self._running)
+        batch.most_ahead = 1 if looks_at_each or self._somebody_waits() else _MOST_AHEAD
+        batch.step(self._places)
+        self._hand_out(batch, self._running, self._places)
+        while batch.num_ahead:
+            batch.step(self._places)
+            self._hand_out(batch, self._running, self._places)
+        self._leave()
 
     def _hand_out(self, batch: Batch, requests: list[Request], places: list[int]) -> bool:
         """Give each request its token, and say whether one has ended."""
@@ -273,11 +296,14 @@ class Engine:
         request.finish(reason)
 
     def _leave(self) -> None:
-        """Compute no more for rows that have ended, where that makes the batch smaller."""
-        if self._batch is None:
-            return
+        """Compute no more for rows that have ended, where that makes the batch smaller.
+
+        While somebody waits, their places are about to be taken.
+        """
         if not self._running:
             self._batch = None
-        elif batch_bucket(len(self._running)) < self._batch.size:
+        if self._batch is None or self._somebody_waits():
+            return
+        if batch_bucket(len(self._running)) < self._batch.size:
             self._batch.keep(self._places)
             self._places = [*range(len(self._running))]

@@ -41,9 +41,7 @@ def generate(
     strings = read_stop(stop, prompts.are_strings)
     count = read_num_logprobs(logprobs, details)
     tokenizer = model.tokenizer if prompts.are_strings else None
-    growing = [
-        GrowingAnswer(row.prompt, tokenizer, strings, row.dropped_prompt_tokens) for row in rows
-    ]
+    growing = [GrowingAnswer(row.prompt, tokenizer, strings, row.dropped) for row in rows]
     guessing = _Guessing(draft_model, prompt_lookup, num_draft_tokens)
     found: Sequence[Sequence[tuple[GrowingAnswer, float | None]]]  # of each prompt, with scores
     if beams:

@@ -141,7 +141,7 @@ def read_rows(
                     stop_token_ids=stops,
                     constraint=constraint,
                     attention_sinks=attention_sinks,
-                    dropped_prompt_tokens=dropped,
+                    dropped=dropped,
                 )
             )
     return rows

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 
 import keras
 import numpy as np
-from keras import ops
 
 from keras_gpt.generation.batch import ReadPrompts
-from keras_gpt.generation.cache import empty_recent, grow_cache, length_bucket
+from keras_gpt.generation.cache import grow_cache, shared_bucket
+from keras_gpt.generation.packing import length_of_row
 from keras_gpt.generation.protocol import Decoder
 from keras_gpt.generation.rows import tensor
 from keras_gpt.generation.steps import decode_steps
@@ -17,6 +17,8 @@ from keras_gpt.key_values import KeyValues
 
 # Looking a beginning up and reading from there costs a program more than these few tokens do.
 FEWEST_SHARED = 16
+# What follows a shared beginning is often short.
+FEWEST_READ = 32
 
 
 class SharedBeginning(NamedTuple):
@@ -78,25 +80,16 @@ class PromptReader:
         self._beginnings = beginnings
         # What sees all of a prompt at once can be read in no other way.
         self._is_whole = model.config.bidirectional_prefix
-        self._chunk = len(prompt) if self._is_whole else chunk
+        self._chunk = self._context if self._is_whole else chunk
         self._done = 0
         self._past: Sequence[KeyValues] = []
         shared = None if self._is_whole else beginnings.find(prompt)
         if shared is not None:
-            length = length_bucket(shared.length, self._context)
-            self._done, self._past = shared.length, _cut(shared.past, length)
+            self._done, self._past = shared
 
     def advance(self) -> ReadPrompts | None:
         """Read one more chunk; give what there is when it was the last."""
-        if not self._done:
-            # The odd piece first: all that follow are whole chunks.
-            count = (len(self._prompt) - 1) % self._chunk + 1
-            token_ids = self._padded(count, length_bucket(count, self._context))
-            logits, self._past = self._steps.first_whole(token_ids, tensor([count], "int32"))
-        else:
-            count = min(self._chunk, len(self._prompt) - self._done)
-            logits = self._read_behind(count)
-        self._done += count
+        logits = self._read_behind() if self._done else self._read_first()
         if self._done < len(self._prompt):
             return None
         if not self._is_whole:
@@ -105,26 +98,58 @@ class PromptReader:
         past = self._steps.keep_windows(self._past, tensor([self._done], "int32"))
         return ReadPrompts(logits, past)
 
-    def _read_behind(self, count: int) -> Any:
-        length = tensor([self._done], "int32")
-        needed = length_bucket(min(self._done + count, self._context), self._context)
-        if needed > ops.shape(self._past[0].keys)[2]:
-            self._past = grow_cache(self._past, needed)
-        logits, recent = self._steps.read(
-            self._padded(count, self._chunk),
-            tensor([[count - 1]], "int32"),
-            length,
-            tensor([0], "int32"),
-            self._past,
-            empty_recent(self._past, self._chunk),
-        )
-        self._past = self._steps.fold(self._past, recent, length, tensor([count], "int32"))
-        return logits[:, 0, :]
+    def _read_first(self) -> Any:
+        # The odd piece first: all that follow are whole chunks.
+        count = (len(self._prompt) - 1) % self._chunk + 1
+        token_ids = self._padded(count, first_widths(self._chunk))
+        logits, past = self._steps.first_whole(token_ids, tensor([count], "int32"))
+        self._done = count
+        self._past = _with_room(past, shared_bucket(count, self._context))
+        return logits
 
-    def _padded(self, count: int, time: int) -> object:
-        token_ids = np.zeros((1, time), "int32")
+    def _read_behind(self) -> Any:
+        count = min(self._chunk, len(self._prompt) - self._done)
+        # Of a beginning that was kept with a longer prompt, a part may be enough.
+        past = _with_room(self._past, shared_bucket(self._done + count, self._context))
+        logits, self._past = self._steps.extend(
+            self._padded(count, next_widths(self._chunk)),
+            tensor([count], "int32"),
+            tensor([self._done], "int32"),
+            past,
+        )
+        self._done += count
+        return logits
+
+    def _padded(self, count: int, widths: Sequence[int]) -> Any:
+        token_ids = np.zeros((1, next(width for width in widths if width >= count)), "int32")
         token_ids[0, :count] = self._prompt[self._done : self._done + count]
         return tensor(token_ids, "int32")
+
+
+def first_widths(chunk: int) -> list[int]:
+    """List the widths that a prompt's first piece is padded to.
+
+    Args:
+        chunk: the most tokens of a piece.
+
+    Example:
+        >>> first_widths(128)
+        [32, 48, 64, 96, 128]
+    """
+    widths: list[int] = []
+    while not widths or widths[-1] < chunk:
+        widths.append(min(length_of_row(widths[-1] + 1 if widths else 1), chunk))
+    return widths
+
+
+def next_widths(chunk: int) -> list[int]:
+    """List the widths that later pieces are padded to: few, for each is there once for each past.
+
+    Example:
+        >>> next_widths(128)
+        [32, 128]
+    """
+    return sorted({min(FEWEST_READ, chunk), chunk})
 
 
 def _common(a: Sequence[int], b: Sequence[int]) -> int:
@@ -134,8 +159,11 @@ def _common(a: Sequence[int], b: Sequence[int]) -> int:
     )
 
 
-def _cut(past: Sequence[KeyValues], length: int) -> Sequence[KeyValues]:
-    return [KeyValues(*[part[:, :, :length] for part in layer]) for layer in past]
+def _with_room(past: Sequence[KeyValues], length: int) -> list[KeyValues]:
+    """Give the first `length` places, with zeros where there are fewer."""
+    return grow_cache(
+        [KeyValues(*[part[:, :, :length] for part in layer]) for layer in past], length
+    )
 
 
 def _bytes(past: Sequence[KeyValues]) -> int:

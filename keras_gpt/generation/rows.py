@@ -12,6 +12,7 @@ from keras_gpt.generation.constraints import Constraint
 from keras_gpt.generation.random import prompt_seeds
 from keras_gpt.generation.sampling import Sampling
 from keras_gpt.generation.sampling_options import SamplingOptions
+from keras_gpt.generation.truncation import NOTHING, Dropped
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Row:
     stop_token_ids: tuple[int, ...] = ()
     constraint: Constraint | None = None
     attention_sinks: int | None = None  # where the row may go on beyond the context
-    dropped_prompt_tokens: int = 0  # how many `truncate` cut out of `prompt`
+    dropped: Dropped = NOTHING  # what `truncate` cut out of the prompt
 
     @property
     def is_controlled(self) -> bool:
@@ -66,6 +67,15 @@ def sampling_of(rows: Sequence[Row]) -> Sampling:
 def taken(parts: Any, rows: Any) -> Any:
     """Give these rows, (count,) int32, of every tensor in a structure."""
     return keras.tree.map_structure(lambda part: ops.take(part, rows, axis=0), parts)
+
+
+def place(mine: Any, others: Any, at: Any) -> Any:
+    """Write the one row of every tensor in a structure over row `at`, int32, of those in another."""
+
+    def put(part: Any, row: Any) -> Any:
+        return ops.slice_update(part, [at, *[0] * (len(part.shape) - 1)], ops.cast(row, part.dtype))
+
+    return keras.tree.map_structure(put, mine, others)
 
 
 def tensor(values: object, dtype: str) -> Any:

@@ -9,6 +9,7 @@ from keras import ops
 from keras_gpt.generation.acceptance import accept
 from keras_gpt.generation.cache import (
     RECENT_SLOTS,
+    empty_recent,
     fold,
     grow_past,
     keep_windows,
@@ -18,7 +19,7 @@ from keras_gpt.generation.cache import (
 from keras_gpt.generation.compiled import compiled, compiled_for_all, kept_with, looped
 from keras_gpt.generation.control import choose_controlled
 from keras_gpt.generation.protocol import Decoder
-from keras_gpt.generation.rows import tensor
+from keras_gpt.generation.rows import place, tensor
 from keras_gpt.generation.sampling import Sampling, choose, probabilities
 from keras_gpt.key_values import KeyValues
 
@@ -58,6 +59,8 @@ class DecodeSteps:
         first: reads prompts; gives the logits after each row's last token, and the past.
         first_whole: does the same and keeps all of the past, in layers with a window too.
         keep_windows: the function of this name in `cache`, for what `first_whole` began.
+        extend: reads more of each prompt; gives the logits after each row's last token, and all of
+            the past with what it read.
         choose: chooses one token a row from logits; apart from `next`, whose program is there once
             for each length.
         next: reads one token a row; gives the next one's logits, and `recent` anew. A batch calls
@@ -65,6 +68,7 @@ class DecodeSteps:
         read: reads several tokens a row; gives the logits after some of them, and `recent` anew.
         probabilities, accept: the functions of these names in `sampling` and `acceptance`.
         fold: moves `recent` behind `past`.
+        place: writes the one row of some tensors over a row of others.
         choose_controlled: chooses from logits that are changed first.
         logprobs: gives log P of chosen tokens, and the most probable ones.
         score: gives -log P of each next token.
@@ -113,6 +117,14 @@ class DecodeSteps:
             states, recent = model.step(token_ids, lengths, slots, past, recent)
             return logits_at(states, places), recent
 
+        def extend(
+            token_ids: Any, counts: Any, lengths: Any, past: Sequence[KeyValues]
+        ) -> tuple[Any, list[KeyValues]]:
+            recent = empty_recent(past, token_ids.shape[1])
+            states, recent = model.step(token_ids, lengths, ops.zeros_like(lengths), past, recent)
+            logits = logits_at(states, ops.expand_dims(counts - 1, 1))[:, 0, :]
+            return logits, fold(past, recent, lengths, counts)
+
         self.first = self.first_whole = compiled(first, model)
         self.keep_windows: Callable[..., Any] = lambda past, lengths: past
         if any(window is not None for window in model.config.attention_windows):
@@ -126,6 +138,8 @@ class DecodeSteps:
         self.choose = compiled_for_all(choose)
         self.choose_controlled = compiled_for_all(choose_controlled)
         self.logprobs = compiled_for_all(_logprobs)
+        self.extend = compiled(extend, model)
+        self.place = compiled_for_all(place)
         self.score = compiled(model.score_positions, model)
         self._several = looped(self._none_is_last, self._one_more)
         self._config = model.config

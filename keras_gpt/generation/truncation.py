@@ -5,11 +5,21 @@ from typing import NamedTuple
 WAYS = ("left", "right", "middle")
 
 
+class Dropped(NamedTuple):
+    """The part that was cut out of a prompt."""
+
+    start: int = 0  # its first token's place in the whole prompt
+    tokens: int = 0  # how many it has
+
+
+NOTHING = Dropped()
+
+
 class FittedPrompt(NamedTuple):
     """A prompt that fits the context."""
 
     ids: list[int]
-    num_dropped: int  # how many tokens were cut out of it
+    dropped: Dropped
 
 
 def check_truncate(truncate: object) -> None:
@@ -43,11 +53,11 @@ def fit_prompt(
 
     Example:
         >>> fit_prompt([1, 2, 3, 4, 5], "prompt", 4, 1, "middle")
-        FittedPrompt(ids=[1, 4, 5], num_dropped=2)
+        FittedPrompt(ids=[1, 4, 5], dropped=Dropped(start=1, tokens=2))
     """
     dropped = count_dropped(len(ids), max_new_tokens, context_length)
     if not dropped:
-        return FittedPrompt(ids, 0)
+        return FittedPrompt(ids, NOTHING)
     kept = len(ids) - dropped
     if truncate is None or kept < 1:
         raise ValueError(
@@ -57,4 +67,4 @@ def fit_prompt(
             f"Received: a prompt of {len(ids)} tokens and {max_new_tokens} new"
         )
     head = {"left": 0, "right": kept, "middle": kept // 2}[truncate]
-    return FittedPrompt([*ids[:head], *ids[head + dropped :]], dropped)
+    return FittedPrompt([*ids[:head], *ids[head + dropped :]], Dropped(head, dropped))

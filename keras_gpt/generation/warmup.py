@@ -1,17 +1,24 @@
 """Compiling before the first request what requests will need."""
 
-from typing import Any
+import itertools
+from collections.abc import Sequence
 
+import numpy as np
+
+from keras_gpt.generation.batch import ReadPrompts
 from keras_gpt.generation.cache import (
     batch_bucket,
     empty_recent,
     grow_cache,
     length_bucket,
     length_buckets,
+    shared_bucket,
+    shared_buckets,
 )
 from keras_gpt.generation.control import controls_of, seen_of
+from keras_gpt.generation.prompt_reader import first_widths, next_widths
 from keras_gpt.generation.protocol import Decoder
-from keras_gpt.generation.rows import Row, sampling_of, tensor
+from keras_gpt.generation.rows import Row, sampling_of, taken, tensor
 from keras_gpt.generation.sampling_options import SamplingOptions, check_int
 from keras_gpt.generation.steps import GoingOn, decode_steps
 
@@ -29,37 +36,65 @@ def warmup(
     check_int("max_length", longest, 1, context)
     if chunk is not None:
         check_int("chunk", chunk, 1, None)
-    lengths = [each for each in length_buckets(context) if each <= length_bucket(longest, context)]
-    size = 1
-    while size <= batch_bucket(batch_size):
-        _warm_up(model, size, lengths, None if chunk is None else min(chunk, context))
-        size *= 2
+    sizes = [1 << power for power in range(batch_bucket(batch_size).bit_length())]
+    if chunk is None:
+        last = length_bucket(longest, context)
+        lengths = [each for each in length_buckets(context) if each <= last]
+        read = _read_at_once(model, sizes, lengths)
+    else:
+        last = shared_bucket(longest, context)
+        lengths = [each for each in shared_buckets(context) if each <= last]
+        read = _read_in_chunks(model, min(chunk, context), longest, lengths)
+    for size in sizes:
+        _go_on(model, size, lengths, read, is_shared=chunk is not None)
 
 
-def _warm_up(model: Decoder, size: int, lengths: list[int], chunk: int | None) -> None:
+def _read_at_once(model: Decoder, sizes: Sequence[int], lengths: Sequence[int]) -> ReadPrompts:
+    """Compile the reading of prompts; give what a short one leaves."""
+
+    def read(size: int, length: int) -> ReadPrompts:
+        token_ids = tensor([[0] * length] * size, "int32")
+        return ReadPrompts(*decode_steps(model).first(token_ids, tensor([1] * size, "int32")))
+
+    first, *_ = [read(size, length) for size in sizes for length in lengths]
+    return first
+
+
+def _read_in_chunks(
+    model: Decoder, chunk: int, longest: int, lengths: Sequence[int]
+) -> ReadPrompts:
+    """Compile the reading of one prompt at a time, as `PromptReader` does it."""
+    steps, one = decode_steps(model), tensor([1], "int32")
+    is_whole = model.config.bidirectional_prefix
+    widths = first_widths(model.config.context_length if is_whole else chunk)
+    needed = [width for before, width in itertools.pairwise([0, *widths]) if before < longest]
+    (logits, shortest), *_ = [steps.first_whole(tensor([[0] * w], "int32"), one) for w in needed]
+    pasts = [grow_cache(shortest, length) for length in lengths]
+    for past in pasts:
+        steps.keep_windows(past, one)
+        for width in [] if is_whole else next_widths(chunk):
+            steps.extend(tensor([[0] * width], "int32"), one, one, past)
+    return ReadPrompts(logits, steps.keep_windows(pasts[0], one))
+
+
+def _go_on(
+    model: Decoder, size: int, lengths: Sequence[int], read: ReadPrompts, is_shared: bool
+) -> None:
+    """Compile the steps of a batch; `is_shared` says whether rows join it."""
     steps, context = decode_steps(model), model.config.context_length
     rows = [Row([0], 1, SamplingOptions(seed=0))] * size
-    sampling = sampling_of(rows)
     zeros, ones = tensor([0] * size, "int32"), tensor([1] * size, "int32")
-
-    def read(length: int) -> Any:
-        return steps.first(tensor([[0] * length] * size, "int32"), ones)
-
-    logits, shortest = read(lengths[0])
+    sampling = sampling_of(rows)
+    logits, shortest = taken(read, np.zeros(size, "int32"))
     tokens = steps.choose(logits, sampling, zeros)
     steps.logprobs(logits, tokens)
-    steps.choose_controlled(
-        logits,
-        sampling,
-        zeros,
-        controls_of(rows, steps.known),
-        seen_of(rows, steps.known, context),
-        tensor([[True] * steps.known], "bool"),
-        tensor([-1] * size, "int32"),
-    )
-    if chunk is None:
-        for length in lengths[1:]:
-            read(length)
+    control = controls_of(rows, steps.known), seen_of(rows, steps.known, context)
+    allowed, forced = tensor([[True] * steps.known], "bool"), tensor([-1] * size, "int32")
+    steps.choose_controlled(logits, sampling, zeros, *control, allowed, forced)
+    joining, at = np.zeros(1, "int32"), tensor(0, "int32")
+    joins = is_shared and size > 1
+    if joins:
+        steps.place(control, taken(control, joining), at)
     for length in lengths:
         past = steps.grow(shortest, length)
         recent = empty_recent(past)
@@ -75,14 +110,6 @@ def _warm_up(model: Decoder, size: int, lengths: list[int], chunk: int | None) -
         )
         steps.several(going_on, tokens, recent)
         steps.fold(past, recent, ones, ones)
-        # An engine reads prompts one by one, at most a chunk of one at a time, and keeps all of it.
-        if chunk is not None and size == 1:
-            if length <= length_bucket(chunk, context):
-                _, whole = steps.first_whole(tensor([[0] * length], "int32"), ones)
-            whole = grow_cache(whole, length)
-            steps.keep_windows(whole, ones)
-            piece = tensor([[0] * chunk], "int32")
-            _, recent = steps.read(
-                piece, tensor([[0]], "int32"), ones, zeros, whole, empty_recent(whole, chunk)
-            )
-            steps.fold(whole, recent, ones, ones)
+        if joins:
+            parts = (past, recent, sampling, logits)
+            steps.place(parts, taken(parts, joining), at)

@@ -267,7 +267,13 @@ class TextMethods:
         """
         return generation.attention_weights(cast(Decoder, self), text, layer, prefix_length)
 
-    def score(self, targets: Any, given: Any = None, per_token: bool = False) -> Any:
+    def score(
+        self,
+        targets: Any,
+        given: Any = None,
+        per_token: bool = False,
+        stride: int | None = None,
+    ) -> Any:
         """Give log P(w1 ... wn) = sum of log P(wt | w1 ... w(t-1)), in nats.
 
         The first token is given the tokenizer's end of text, which stands between documents; a
@@ -278,16 +284,21 @@ class TextMethods:
             given: what each target follows, in the same form: the score is then log P(target |
                 given). Text is tokenized apart from its target.
             per_token: whether to give one number a token instead of their sum.
+            stride: what is longer than the context is read in windows of the context's length that
+                move by so many tokens: each token is scored once, after at least context_length -
+                stride of those before it. None takes nothing that is longer.
 
         Returns:
             A float (or an array of float32 where `per_token`), or a list of these for a list.
 
         Raises:
-            ValueError: a sequence is empty or longer than the context.
+            ValueError: a sequence is empty, or it is longer than the context and has no stride (a
+                model with `bidirectional_prefix` takes none), or the stride is longer.
 
         Example:
             >>> gpt.score(["The cat sat on the mat."])
+            >>> gpt.score(open("book.txt").read(), stride=512)
 
         Source: "Language Models are Unsupervised Multitask Learners", equation 1.
         """
-        return generation.score(cast(Decoder, self), targets, given, per_token)
+        return generation.score(cast(Decoder, self), targets, given, per_token, stride)

@@ -15,7 +15,7 @@ from keras_gpt.evaluation.scoring import (
     encode_pair,
     score_requests,
 )
-from keras_gpt.evaluation.sliding_window import windows
+from keras_gpt.generation.strides import windows
 
 
 def _plain(gpt: GPT, request: Request) -> tuple[float, bool]:
@@ -123,9 +123,11 @@ def test_pairs_are_encoded_as_one_text(context: str, continuation: str) -> None:
 def test_windows_score_every_token_once(count: int, window: int, data: st.DataObject) -> None:
     """In order, each with the context that is promised."""
     stride = data.draw(st.integers(1, window))
-    ids = list(range(count))
-    requests = windows(ids, window, stride)
-    assert [token for request in requests for token in request.continuation] == ids[1:]
+    ids, scored = list(range(count)), data.draw(st.integers(1, count))
+    requests = windows(ids, window, stride, scored)
+    assert [token for request in requests for token in request.continuation] == ids[scored:]
+    if requests and scored <= window:  # all that is given, where it leaves room
+        assert requests[0].context == ids[:scored]
     for place, request in enumerate(requests):
         whole = [*request.context, *request.continuation]
         assert whole == ids[whole[0] : whole[-1] + 1]

@@ -14,6 +14,7 @@ from keras_gpt.generation.prompt_reader import PromptReader
 from keras_gpt.generation.requests import Asked, FairQueue, Request
 from keras_gpt.generation.rows import Row
 from keras_gpt.generation.sampling_options import SamplingOptions
+from keras_gpt.generation.steps import DecodeSteps, decode_steps
 
 PROMPTS = [random_ids(n, seed=n).tolist() for n in (3, 9, 17, 25, 30, 5, 12, 40, 1, 22)]
 
@@ -78,6 +79,75 @@ def test_what_prompts_begin_with_is_read_once(monkeypatch):
         engine.submit(prompts[2], max_new_tokens=1).result(timeout=60)
         engine.submit(prompts[2], max_new_tokens=1).result(timeout=60)
     assert read == [25, 6, 11, 1, 35, 35]
+
+
+def test_several_steps_are_taken_at_a_time_while_nobody_waits(monkeypatch):
+    gpt = shared_gpt("gpt3")
+    settings = {"max_new_tokens": 14, "temperature": 0}
+    prompts = [PROMPTS[0], PROMPTS[1]]
+    want = [alone(gpt, prompt, **settings) for prompt in prompts]
+    counts, several = [], DecodeSteps.several
+
+    def counted(self, *args):
+        found = several(self, *args)
+        counts.append(len(found.tokens))
+        return found
+
+    monkeypatch.setattr(DecodeSteps, "several", counted)
+    with Engine(gpt, max_batch=1) as engine:
+        assert engine.submit(prompts[0], **settings).result(timeout=60).token_ids == want[0]
+        assert counts == [4, 4, 4, 1]
+        looked_at = engine.submit(prompts[0], logprobs=1, **settings).result(timeout=60)
+        assert counts[4:] == [1] * 13  # each step's own logits are asked for
+        assert len(looked_at.logprobs) == 14
+        waiting = []
+
+        def ask_too(text, token):
+            if not waiting:
+                waiting.append(engine.submit(prompts[1], **settings))
+
+        first = engine.submit(prompts[0], listener=ask_too, **settings)
+        assert first.result(timeout=60).token_ids == want[0]
+        assert waiting[0].result(timeout=60).token_ids == want[1]
+        assert counts[17:] == [*[1] * 13, 4, 4, 4, 1]
+
+
+def test_a_place_that_becomes_free_is_taken_as_it_is(monkeypatch):
+    """No row is copied but the one that joins, and what it asked for goes with it."""
+    gpt = shared_gpt("gpt3")
+    asked = [
+        (PROMPTS[0], {"max_new_tokens": 8, "repetition_penalty": 1.5}),
+        (PROMPTS[1], {"max_new_tokens": 30}),
+        (PROMPTS[2], {"max_new_tokens": 6}),
+    ]
+    want = [alone(gpt, prompt, temperature=0, **settings) for prompt, settings in asked]
+    sizes, keep, controlled = [], Batch.keep, []
+    steps = decode_steps(gpt)
+    choose_controlled = steps.choose_controlled
+
+    def kept(self, *args):
+        keep(self, *args)
+        sizes.append(self.size)
+
+    def counted(*args):
+        controlled.append(args[0].shape[0])
+        return choose_controlled(*args)
+
+    monkeypatch.setattr(Batch, "keep", kept)
+    monkeypatch.setattr(steps, "choose_controlled", counted)
+    with Engine(gpt, max_batch=2) as engine:
+        others = []
+
+        def ask_too(text, token):
+            if not others:
+                for prompt, settings in asked[1:]:
+                    others.append(engine.submit(prompt, temperature=0, **settings))
+
+        first = engine.submit(asked[0][0], listener=ask_too, temperature=0, **asked[0][1])
+        got = [first.result(timeout=60), *[each.result(timeout=60) for each in others]]
+    assert [answer.token_ids for answer in got] == want
+    assert sizes == [2, 1]  # the second request joins, the third leaves
+    assert controlled == [1, 1, *[2] * 6]
 
 
 def test_text_comes_in_pieces(speaker):

@@ -140,13 +140,18 @@ def test_truncate_keeps_what_it_says():
         assert gpt.generate(short, truncate=truncate, **settings)[:3] == short
 
 
-def test_an_answer_counts_what_was_cut_out_of_its_prompt():
+def test_an_answer_tells_what_was_cut_out_of_its_prompt():
     gpt = shared_gpt("gpt3")
     prompts = [random_ids(60, seed=4).tolist(), PROMPTS[0]]
     answers = gpt.generate(
         prompts, max_new_tokens=5, temperature=0, truncate="middle", details=True
     )
     assert [answer.dropped_prompt_tokens for answer in answers] == [60 + 5 - CONTEXT, 0]
+    start, end = answers[0].dropped_prompt_start, answers[0].dropped_prompt_start + 60 + 5 - CONTEXT
+    short = [*prompts[0][:start], *prompts[0][end:]]
+    again = gpt.generate(short, max_new_tokens=5, temperature=0, echo=False)
+    assert answers[0].token_ids == again
+    assert start == (CONTEXT - 5) // 2
 
 
 def test_forms_of_prompts():

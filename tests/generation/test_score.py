@@ -113,6 +113,35 @@ def test_probabilities_of_all_continuations_sum_to_one():
     assert np.exp(scores).sum() == pytest.approx(1.0, rel=1e-4)
 
 
+def test_what_is_longer_than_the_context_is_scored_in_windows():
+    """Each token once, after the tokens of its window alone."""
+    gpt = shared_gpt("gpt3")
+    long, stride = random_ids(100, seed=1).tolist(), 15
+    want = list(log_probabilities(gpt, long[: CONTEXT + 1]))
+    while len(want) < 99:
+        count = min(stride, 99 - len(want))
+        end = 1 + len(want) + count
+        want += list(log_probabilities(gpt, long[end - 1 - CONTEXT : end])[-count:])
+    got = gpt.score([long, ROWS[0]], per_token=True, stride=stride)
+    np.testing.assert_allclose(got[0], want, rtol=1e-3, atol=1e-3)
+    assert gpt.score(long, stride=stride) == pytest.approx(sum(want), rel=1e-4)
+    np.testing.assert_allclose(got[1], log_probabilities(gpt, ROWS[0]), rtol=1e-3, atol=1e-3)
+    after = gpt.score(long[60:], given=long[:60], per_token=True, stride=stride)
+    assert len(after) == 40
+    np.testing.assert_allclose(
+        after[0], log_probabilities(gpt, long[75 - CONTEXT - 1 : 75])[-15], rtol=1e-3, atol=1e-3
+    )
+    with pytest.raises(ValueError, match="or a model without bidirectional_prefix must be given"):
+        gpt.score(long)
+    with pytest.raises(ValueError, match="or a model without bidirectional_prefix must be given"):
+        shared_gpt("prefix").score(long, stride=stride)
+    for wrong in (0, CONTEXT + 1, 2.5, True):
+        with pytest.raises(
+            ValueError, match=f"stride must be an integer from 1 to context_length={CONTEXT}"
+        ):
+            gpt.score(long, stride=wrong)
+
+
 def test_without_a_tokenizer_the_first_token_is_only_given():
     gpt = shared_gpt("gpt3")
     assert gpt.score([5]) == 0.0

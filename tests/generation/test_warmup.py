@@ -35,19 +35,38 @@ def test_generate_compiles_nothing_after_it():
 
 
 def test_an_engine_compiles_nothing_after_it():
-    gpt = make_gpt(vocab_size=98, num_kv_heads=2, context_length=100, attention_windows=(None, 20))
-    gpt.warmup(batch_size=4, chunk=16)
-    names = (*NAMES, "first_whole", "keep_windows")
+    gpt = make_gpt(vocab_size=98, num_kv_heads=2, context_length=150, attention_windows=(None, 20))
+    names = (*NAMES, "first_whole", "keep_windows", "extend", "place")
+    before = dict(zip(names, traces(gpt, names), strict=True))
+    gpt.warmup(batch_size=4, chunk=50)
     counts = traces(gpt, names)
+    # Pasts of 128 and 150; 1, 2 and 4 rows; later pieces of 32 and 50 tokens.
+    want = {"_several": 6, "fold": 6, "read": 0, "extend": 4, "keep_windows": 2, "place": 6}
+    assert {name: traces(gpt, [name])[0] - before[name] for name in want} == want
     rng = np.random.default_rng(0)
-    with Engine(gpt, max_batch=4, chunk=16) as engine:
+    with Engine(gpt, max_batch=4, chunk=50) as engine:
         requests = [
-            engine.submit(random_ids(n, seed=0).tolist(), max_new_tokens=int(rng.integers(1, 25)))
-            for n in (1, 15, 16, 17, 33, 70, 71, 40)
+            engine.submit(
+                random_ids(n, seed=0).tolist(),
+                max_new_tokens=int(rng.integers(1, 25)),
+                repetition_penalty=1.0 + (n == 33),
+            )
+            for n in (1, 15, 49, 51, 33, 120, 121, 40)
         ]
         for request in requests:
             request.result(timeout=120)
     assert traces(gpt, names) == counts
+
+
+def test_an_engine_that_reads_prompts_both_ways_compiles_nothing_after_it():
+    gpt = make_gpt(context_length=60, bidirectional_prefix=True)
+    gpt.warmup(batch_size=1, chunk=16)
+    counts = traces(gpt)
+    with Engine(gpt, max_batch=1, chunk=16) as engine:
+        for n in (5, 40, 55):
+            prompt = random_ids(n, seed=0).tolist()
+            assert engine.submit(prompt, max_new_tokens=3).result(timeout=120).token_ids
+    assert traces(gpt) == counts
 
 
 def test_shorter_rows_compile_less():
