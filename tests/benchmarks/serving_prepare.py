@@ -1,0 +1,89 @@
+"""Writes what the serving benchmark needs: requests, offline answers, the model in every form."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from pydoc_data.topics import topics
+from typing import Any
+
+import numpy as np
+
+from tests.benchmarks.serving_load import Wanted
+
+PROMPT_TOKENS = (16, 200)
+NEW_TOKENS = (16, 64)
+MAX_LENGTH = 512  # of prompt and answer: what servers are told to make room for
+_OFFLINE_BATCH = 8
+
+
+def prepare(source: str, folder: Path, contenders: list[str], count: int) -> None:
+    """Write forms of a model, and `count` requests with their answers in each precision.
+
+    Args:
+        source: what `GPT.from_preset` takes; the model has a tokenizer.
+        folder: takes everything.
+        contenders: who will run, as "NAME:PRECISION".
+        count: how many requests, of which no two have the same prompt.
+    """
+    from keras_gpt import GPT
+
+    gpt = GPT.from_preset(source)
+    gpt.save_to_preset(folder / "model")
+    asked = list(_requests(gpt.tokenizer, count))
+    names = [contender.partition(":") for contender in contenders]
+    if any(name.startswith("transformers") for name, _, _ in names):
+        gpt.save_to_huggingface(folder / "huggingface")
+    for precision in {precision for name, _, precision in names if name.startswith("llama")}:
+        form = {"float32": "f32", "int8": "q8_0"}[precision]
+        gpt.save_to_gguf(folder / f"model-{precision}.gguf", dtype=form)
+    if any(name.startswith("saved_model") for name, _, _ in names):
+        gpt.export(folder / "saved_models" / "model" / "1")
+    _write(folder / "float32.json", _answers(gpt, asked))
+    if any(precision == "int8" for _, _, precision in names):
+        gpt.quantize("int8")
+        _write(folder / "int8.json", _answers(gpt, asked))
+
+
+def read_requests(folder: Path, precision: str) -> list[Wanted]:
+    """Give the requests that `prepare` wrote, with the answers in a precision."""
+    document = json.loads((folder / f"{precision}.json").read_text(encoding="utf-8"))
+    return [Wanted(*each) for each in document]
+
+
+def _requests(tokenizer: Any, count: int) -> Iterator[tuple[str, int]]:
+    """Draw prompts out of the topics of Python's own help, and how many tokens to answer."""
+    rng = np.random.default_rng(0)
+    ids = tokenizer.encode("\n".join(topics[name] for name in sorted(topics)))
+    seen = set()
+    while len(seen) < count:
+        length, new = rng.integers(*PROMPT_TOKENS), rng.integers(*NEW_TOKENS)
+        begin = rng.integers(0, len(ids) - PROMPT_TOKENS[1])
+        prompt = tokenizer.decode(ids[begin : begin + length]).strip()
+        # Beginnings differ too: a server may keep what it has read, and ours does.
+        if prompt.isascii() and len(prompt) > 20 and prompt[:20] not in seen:
+            seen.add(prompt[:20])
+            yield prompt, int(new)
+
+
+def _answers(gpt: Any, asked: list[tuple[str, int]]) -> list[Wanted]:
+    """Give what `generate` answers to each request."""
+    wanted = []
+    for begin in range(0, len(asked), _OFFLINE_BATCH):
+        part = asked[begin : begin + _OFFLINE_BATCH]
+        answers = gpt.generate(
+            [prompt for prompt, _ in part],
+            max_new_tokens=max(new for _, new in part),
+            temperature=0,
+            echo=False,
+            details=True,
+        )
+        for (prompt, new), answer in zip(part, answers, strict=True):
+            # A greedy answer's beginning is the answer to a request for less.
+            ids = answer.token_ids[:new]
+            text = answer.text if len(answer.token_ids) <= new else gpt.tokenizer.decode(ids)
+            wanted.append(Wanted(prompt, new, text, len(ids)))
+    return wanted
+
+
+def _write(path: Path, wanted: list[Wanted]) -> None:
+    path.write_text(json.dumps(wanted), encoding="utf-8")
