@@ -1,7 +1,7 @@
 """Replicas of a GPT behind one address, with OpenAI's API: more of them when more is asked.
 
-    python examples/ray_serve.py                  # trains a small model, asks two replicas, ends
-    python examples/ray_serve.py --stay model=my-gpt/ max_replicas=4       # until Ctrl-C
+    python examples/ray_serve.py model=my-gpt/ max_replicas=4              # until Ctrl-C
+    python examples/ray_serve.py model=my-gpt/ --ask                       # asks itself, then ends
     serve run examples.ray_serve:application model=my-gpt/ max_replicas=4  # on a Ray cluster
 
 It needs the extra `ray`. Each replica is a process with the application that
@@ -11,15 +11,12 @@ not. On a cluster every machine must find the model: a path they share, or a nam
 """
 
 import argparse
-import itertools
 import json
 import math
 import signal
-import tempfile
 import urllib.request
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -88,7 +85,6 @@ def application(settings: Settings) -> serve.Application:
             "max_replicas": settings.max_replicas,
             "target_ongoing_requests": settings.max_batch,
             "upscale_delay_s": settings.patience,
-            "look_back_period_s": settings.patience,
             "downscale_delay_s": 30 * settings.patience,
         },
     )
@@ -97,31 +93,28 @@ def application(settings: Settings) -> serve.Application:
 
 def main() -> None:
     arguments = parse_arguments()
-    with tempfile.TemporaryDirectory() as scratch:
-        given = dict(word.split("=", 1) for word in arguments.settings)
-        if "model" not in given:
-            given["model"] = small_gpt(Path(scratch), 10 if arguments.quick else 200)
-        settings = Settings(**given)
-        # One machine: a slot for each replica, and little memory for what Ray itself passes around.
-        ray.init(
-            num_cpus=math.ceil(settings.max_replicas * settings.cpus),
-            object_store_memory=10**8,
-            include_dashboard=False,
-        )
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-        try:
-            serve.start(http_options={"host": "127.0.0.1", "port": arguments.port})
-            serve.run(application(settings), route_prefix="/")
-            address = f"http://127.0.0.1:{arguments.port}/v1"
-            print(f"Serving {settings.name} at {address} (OpenAI's API)", flush=True)
-            if arguments.stay:
-                signal.pause()
+    settings = Settings(**dict(word.split("=", 1) for word in arguments.settings))
+    # One machine: a slot for each replica, and little memory for what Ray itself passes around.
+    ray.init(
+        num_cpus=math.ceil(settings.max_replicas * settings.cpus),
+        object_store_memory=10**8,
+        include_dashboard=False,
+    )
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        serve.start(http_options={"host": "127.0.0.1", "port": arguments.port})
+        serve.run(application(settings), route_prefix="/")
+        address = f"http://127.0.0.1:{arguments.port}/v1"
+        print(f"Serving {settings.name} at {address} (OpenAI's API); Ctrl-C ends it.", flush=True)
+        if arguments.ask:
             ask(address, settings.name)
-        except KeyboardInterrupt:
-            print("ending when what was begun is answered", flush=True)
-        finally:
-            serve.shutdown()
-            ray.shutdown()
+        else:
+            signal.pause()
+    except KeyboardInterrupt:
+        print("ending when what was begun is answered", flush=True)
+    finally:
+        serve.shutdown()
+        ray.shutdown()
     print("the replicas have ended")
 
 
@@ -151,30 +144,14 @@ def post(address: str, body: dict[str, Any]) -> Any:
     return urllib.request.urlopen(request, timeout=120)
 
 
-def small_gpt(folder: Path, steps: int) -> str:
-    """Train a GPT for seconds; examples/train_and_generate.py says how it goes."""
-    from keras_gpt import GPT, Tokenizer
-    from keras_gpt.data import TokenCorpus, embedded_documents
-    from keras_gpt.training import train
-
-    documents = list(itertools.islice(embedded_documents(), 80))
-    tokenizer = Tokenizer.train_from_texts(documents, vocab_size=1000)
-    gpt = GPT(tokenizer.vocab_size, 64, 4, 256, 2, context_length=64, tokenizer=tokenizer)
-    corpus = TokenCorpus.from_documents(documents, tokenizer, folder / "corpus")
-    train(gpt, corpus, batch_size=8, steps=steps, learning_rate=3e-3, validation_batches=5)
-    gpt.save_to_preset(folder / "model")
-    return str(folder / "model")
-
-
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("settings", nargs="*", metavar="NAME=VALUE", help="see Settings in this file")
+    add("settings", nargs="+", metavar="NAME=VALUE", help="see Settings in this file")
     add("--port", type=int, default=8000)
-    add("--stay", action="store_true", help="serve until Ctrl-C")
-    add("--quick", action="store_true", help="train for a few steps, to see that it runs")
+    add("--ask", action="store_true", help="ask it, show who answers, and end")
     return parser.parse_args()
 
 

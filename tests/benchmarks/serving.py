@@ -35,7 +35,7 @@ from typing import Any, NamedTuple
 import httpx
 
 from tests.benchmarks import serving_load as load
-from tests.benchmarks.serving_prepare import MAX_LENGTH, prepare, read_requests
+from tests.benchmarks.serving_prepare import Lengths, prepare, read_requests
 from tests.benchmarks.serving_servers import (
     BIN,
     Command,
@@ -68,6 +68,7 @@ class Plan(NamedTuple):
     requests: int
     rounds: int
     batch: int
+    lengths: Lengths
 
     def sizes(self) -> list[int]:
         """Give how many requests each level of a round has; the first is the warm-up."""
@@ -114,7 +115,7 @@ def with_openai(contender: str, plan: Plan) -> Result:
     from tokenizers import Tokenizer
 
     port = free_port()
-    command = openai_command(contender, plan.folder, port, plan.batch, MAX_LENGTH)
+    command = openai_command(contender, plan.folder, port, plan.batch, plan.lengths.room)
     tokenizer = Tokenizer.from_file(str(plan.folder / "model" / "tokenizer.json"))
 
     async def go(server: Server) -> tuple[Any, float]:
@@ -215,17 +216,23 @@ def main() -> None:
     add("--rounds", type=int, default=2)
     add("--batch", type=int, default=8, help="answers that a server may write at a time")
     add("--folder", help="new folder for model and requests; by default one that goes afterwards")
+    add("--quick", action="store_true", help="short prompts and answers, to see that it runs")
     arguments = parser.parse_args()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(arguments.folder or scratch)
         plan = Plan(
-            folder, arguments.clients, arguments.requests, arguments.rounds, arguments.batch
+            folder,
+            arguments.clients,
+            arguments.requests,
+            arguments.rounds,
+            arguments.batch,
+            Lengths.quick() if arguments.quick else Lengths(),
         )
         warm_up, *sizes = plan.sizes()
         count = warm_up + sum(sizes) * plan.rounds
         print(f"preparing {count} requests", file=sys.stderr, flush=True)
-        in_new_process(prepare, arguments.model, folder, arguments.contenders, count)
+        in_new_process(prepare, arguments.model, folder, arguments.contenders, count, plan.lengths)
         results = {}
         for contender in arguments.contenders:
             print(contender, file=sys.stderr, flush=True)

@@ -4,19 +4,29 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from pydoc_data.topics import topics
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from tests.benchmarks.serving_load import Wanted
 
-PROMPT_TOKENS = (16, 200)
-NEW_TOKENS = (16, 64)
-MAX_LENGTH = 512  # of prompt and answer: what servers are told to make room for
 _OFFLINE_BATCH = 8
 
 
-def prepare(source: str, folder: Path, contenders: list[str], count: int) -> None:
+class Lengths(NamedTuple):
+    """How long requests are, in tokens: the shortest and the longest."""
+
+    prompt: tuple[int, int] = (16, 200)
+    new: tuple[int, int] = (16, 64)
+    room: int = 512  # for prompt and answer: what servers are told to make
+
+    @classmethod
+    def quick(cls) -> "Lengths":
+        """Give lengths for a look at whether everything runs."""
+        return cls((8, 24), (4, 16), 64)
+
+
+def prepare(source: str, folder: Path, contenders: list[str], count: int, lengths: Lengths) -> None:
     """Write forms of a model, and `count` requests with their answers in each precision.
 
     Args:
@@ -24,12 +34,13 @@ def prepare(source: str, folder: Path, contenders: list[str], count: int) -> Non
         folder: takes everything.
         contenders: who will run, as "NAME:PRECISION".
         count: how many requests, of which no two have the same prompt.
+        lengths: of prompts and answers.
     """
     from keras_gpt import GPT
 
     gpt = GPT.from_preset(source)
     gpt.save_to_preset(folder / "model")
-    asked = list(_requests(gpt.tokenizer, count))
+    asked = list(_requests(gpt.tokenizer, count, lengths))
     names = [contender.partition(":") for contender in contenders]
     if any(name.startswith("transformers") for name, _, _ in names):
         gpt.save_to_huggingface(folder / "huggingface")
@@ -50,14 +61,14 @@ def read_requests(folder: Path, precision: str) -> list[Wanted]:
     return [Wanted(*each) for each in document]
 
 
-def _requests(tokenizer: Any, count: int) -> Iterator[tuple[str, int]]:
+def _requests(tokenizer: Any, count: int, lengths: Lengths) -> Iterator[tuple[str, int]]:
     """Draw prompts out of the topics of Python's own help, and how many tokens to answer."""
     rng = np.random.default_rng(0)
     ids = tokenizer.encode("\n".join(topics[name] for name in sorted(topics)))
     seen = set()
     while len(seen) < count:
-        length, new = rng.integers(*PROMPT_TOKENS), rng.integers(*NEW_TOKENS)
-        begin = rng.integers(0, len(ids) - PROMPT_TOKENS[1])
+        length, new = rng.integers(*lengths.prompt), rng.integers(*lengths.new)
+        begin = rng.integers(0, len(ids) - lengths.prompt[1])
         prompt = tokenizer.decode(ids[begin : begin + length]).strip()
         # Beginnings differ too: a server may keep what it has read, and ours does.
         if prompt.isascii() and len(prompt) > 20 and prompt[:20] not in seen:
