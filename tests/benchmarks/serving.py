@@ -137,12 +137,13 @@ def with_saved_model(contender: str, plan: Plan) -> Result:
     port, grpc_port = free_port(), free_port()
     words = [str(BIN / "keras-gpt"), "serve", str(plan.folder / "saved_models")]
     words += ["--port", str(port)]
-    if road == "grpc":
-        shown = subprocess.run([*words[:2], "--help"], capture_output=True, text=True).stdout
-        if "--grpc-port" not in shown:
-            raise MissingError("this `keras-gpt serve` has no --grpc-port")
+    shown = subprocess.run([*words[:2], "--help"], capture_output=True, text=True).stdout
+    if "--grpc-port" in shown:
         words += ["--grpc-port", str(grpc_port)]
-    with running(Command(words, "/v1/models/model", "model"), port) as server:
+    elif road == "grpc":
+        raise MissingError("this `keras-gpt serve` has no --grpc-port")
+    # Only a model that is loaded has metadata.
+    with running(Command(words, "/v1/models/model/metadata", "model"), port) as server:
         levels, same = in_new_process(over_network, plan, server.address, road, grpc_port)
         return Result(levels, same, server.seconds, server.megabytes)
 
