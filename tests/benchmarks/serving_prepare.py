@@ -10,8 +10,6 @@ import numpy as np
 
 from tests.benchmarks.serving_load import Wanted
 
-_OFFLINE_BATCH = 8
-
 
 class Lengths(NamedTuple):
     """How long requests are, in tokens: the shortest and the longest."""
@@ -77,22 +75,11 @@ def _requests(tokenizer: Any, count: int, lengths: Lengths) -> Iterator[tuple[st
 
 
 def _answers(gpt: Any, asked: list[tuple[str, int]]) -> list[Wanted]:
-    """Give what `generate` answers to each request."""
+    """Give what `generate` answers to each request alone."""
     wanted = []
-    for begin in range(0, len(asked), _OFFLINE_BATCH):
-        part = asked[begin : begin + _OFFLINE_BATCH]
-        answers = gpt.generate(
-            [prompt for prompt, _ in part],
-            max_new_tokens=max(new for _, new in part),
-            temperature=0,
-            echo=False,
-            details=True,
-        )
-        for (prompt, new), answer in zip(part, answers, strict=True):
-            # A greedy answer's beginning is the answer to a request for less.
-            ids = answer.token_ids[:new]
-            text = answer.text if len(answer.token_ids) <= new else gpt.tokenizer.decode(ids)
-            wanted.append(Wanted(prompt, new, text, len(ids)))
+    for prompt, new in asked:
+        answer = gpt.generate(prompt, max_new_tokens=new, temperature=0, echo=False, details=True)
+        wanted.append(Wanted(prompt, new, answer.text, len(answer.token_ids)))
     return wanted
 
 

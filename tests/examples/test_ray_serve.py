@@ -98,7 +98,7 @@ def example(gpt: GPT, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exam
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def wait_for(lines: "queue.Queue[str]", words: str, seconds: float = 300) -> None:
+def wait_for(lines: "queue.Queue[str]", words: str, seconds: float = 600) -> None:
     seen, deadline = [], time.monotonic() + seconds
     while time.monotonic() < deadline:
         try:
