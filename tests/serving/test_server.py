@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -62,12 +62,13 @@ def test_serves_until_interrupted(process: subprocess.Popen[str]) -> None:
 def test_sigterm_lets_requests_end_and_refuses_new_ones(
     models_folder: Path, tmp_path: Path
 ) -> None:
-    for version in ("shapes", "echo"):
-        (tmp_path / version).symlink_to(models_folder / version)
+    for name in ("shapes", "echo"):
+        (tmp_path / name).symlink_to(models_folder / name)
     code = (
         f"from keras_gpt.serving import serve; serve({str(tmp_path)!r}, port=0, grpc_port=0, "
-        "drain_seconds=100)"
+        "drain_seconds=600)"
     )
+    steps = 150_000  # seconds of work
     with subprocess.Popen(
         [sys.executable, "-c", code],
         stdout=subprocess.PIPE,
@@ -81,32 +82,32 @@ def test_sigterm_lets_requests_end_and_refuses_new_ones(
             found = re.search(r"at (http://\S+) \(REST\) and (\S+) \(gRPC\)", head)
             assert found is not None
             rest, rpc = found.groups()
-            slow = {"signature_name": "slow", "inputs": {"steps": [4_000]}}
             with grpc.insecure_channel(rpc) as channel, ThreadPoolExecutor(1) as threads:
                 stub = PredictionServiceStub(channel)
-                by_grpc = PredictRequest(model_spec={"name": "shapes", "signature_name": "slow"})
-                by_grpc.inputs["steps"].CopyFrom(tf.make_tensor_proto([4_000]))
-                running = stub.Predict.future(by_grpc)
-                by_rest = threads.submit(
-                    httpx.post, f"{rest}/v1/models/shapes:predict", json=slow, timeout=100
-                )
-                until_in_flight(rest, 2)
+                request = PredictRequest(model_spec={"name": "shapes", "signature_name": "slow"})
+                request.inputs["steps"].CopyFrom(tf.make_tensor_proto([steps]))
+                by_grpc = stub.Predict.future(request)
+                body = {"signature_name": "slow", "instances": [steps]}
+                url = f"{rest}/v1/models/shapes:predict"
+                by_rest = threads.submit(httpx.post, url, json=body, timeout=600)
+                until(lambda: in_flight(rest) == 2)
                 started.send_signal(signal.SIGTERM)
-                until_draining(rest)
+                until(lambda: httpx.get(f"{rest}/v1/models/echo", timeout=60).status_code == 503)
                 # New ones, on old connections and on new ones.
-                refused = httpx.post(f"{rest}/v1/models/echo:predict", json={"instances": ["a"]})
+                refused = httpx.post(url, json=body, timeout=60)
                 assert refused.status_code == 503
                 assert refused.json() == {"error": "The server is shutting down"}
                 assert "retry-after" in refused.headers
-                for call in (stub, PredictionServiceStub(grpc.insecure_channel(rpc))):
-                    with pytest.raises(grpc.RpcError) as caught:
-                        call.Predict(PredictRequest(model_spec={"name": "echo"}))
-                    assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
-                assert not running.done(), "the slow request was too quick to tell anything"
+                with grpc.insecure_channel(rpc) as another:
+                    for each in (stub, PredictionServiceStub(another)):
+                        with pytest.raises(grpc.RpcError) as caught:
+                            each.Predict(request)
+                        assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
+                assert not by_grpc.done(), "the long request was too quick to tell anything"
                 # Those that were begun end.
-                assert running.result().outputs["y"].float_val
+                assert len(by_grpc.result().outputs["y"].float_val) == 1
                 assert by_rest.result().status_code == 200
-            _, errors = started.communicate(timeout=60)
+            _, errors = started.communicate(timeout=300)
             assert started.returncode == 0, errors
             assert "Traceback" not in errors
         finally:
@@ -114,21 +115,14 @@ def test_sigterm_lets_requests_end_and_refuses_new_ones(
 
 
 def in_flight(rest: str) -> int:
-    page = httpx.get(f"{rest}/monitoring/prometheus/metrics").text
+    page = httpx.get(f"{rest}/monitoring/prometheus/metrics", timeout=60).text
     (count,) = re.findall(r"^:keras_gpt:serving:requests_in_flight (\S+)$", page, re.M)
     return int(float(count))
 
 
-def until_in_flight(rest: str, count: int) -> None:
-    deadline = time.monotonic() + 30
-    while in_flight(rest) < count:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
-def until_draining(rest: str) -> None:
-    deadline = time.monotonic() + 30
-    while httpx.get(f"{rest}/v1/models/echo").status_code == 200:
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
@@ -166,9 +160,7 @@ def test_nothing_heavy_is_loaded_before_it_is_used() -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize(
-    "missing", ["fastapi", "uvicorn", "grpc", "tensorflow_serving.apis", "prometheus_client"]
-)
+@pytest.mark.parametrize("missing", ["fastapi", "uvicorn", "prometheus_client", "grpc"])
 def test_a_missing_extra_says_what_to_install(missing: str) -> None:
     done = python(
         f"import sys; sys.modules[{missing!r}] = None; from keras_gpt.serving import serve"

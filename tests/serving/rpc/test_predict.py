@@ -1,7 +1,6 @@
 """Predict over a real channel, with the stubs of tensorflow-serving-api."""
 
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import tensorflow as tf
-from tensorflow_serving.apis import predict_pb2
+from tensorflow_serving.apis import get_model_status_pb2, predict_pb2
 
 from keras_gpt.serving.rpc.tensors import write_tensor
 
@@ -227,25 +226,24 @@ def test_messages_beyond_the_limit(models_folder: Path, run_server: Any) -> None
 
 
 def test_a_long_request_keeps_nobody_waiting(client: Any) -> None:
-    """One thread computes for long; others predict, and ask for states and metrics meanwhile."""
-    slow = request_of("shapes", "slow", steps=np.int32([30_000]))
-    running = client.predictions.Predict.future(slow)
-    time.sleep(0.05)
-    quick = [
-        client.predictions.Predict.future(request_of("echo", prompt=[str(i)])) for i in range(20)
-    ]
-    for index, future in enumerate(quick):
-        assert list(future.result().outputs["text"].string_val) == [f"hello {index} 7".encode()]
+    """One computes for long; others predict, and ask for states and metrics meanwhile."""
+    running = client.predictions.Predict.future(
+        request_of("shapes", "slow", steps=np.int32([100_000]))
+    )
+    for index in range(10):
+        answer = client.predictions.Predict(request_of("echo", prompt=[str(index)]))
+        assert list(answer.outputs["text"].string_val) == [f"hello {index} 7".encode()]
     assert client.get("/v1/models/echo")[0] == 200
-    assert not running.done(), "the slow request was too quick to tell anything"
-    running.cancel()
-
-
-def test_a_deadline_is_kept(client: Any) -> None:
-    slow = request_of("shapes", "slow", steps=np.int32([20_000]))
+    status = get_model_status_pb2.GetModelStatusRequest(model_spec={"name": "echo"})
+    assert client.models.GetModelStatus(status).model_version_status[0].version == 10
+    # A deadline is kept, whatever the model does.
     with pytest.raises(grpc.RpcError) as caught:
-        client.predictions.Predict(slow, timeout=0.2)
+        client.predictions.Predict(
+            request_of("shapes", "slow", steps=np.int32([10_000])), timeout=0.02
+        )
     assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+    assert not running.done(), "the long request was too quick to tell anything"
+    assert len(running.result().outputs["y"].float_val) == 1
 
 
 def test_many_clients_at_once_get_their_own_answers(client: Any) -> None:
