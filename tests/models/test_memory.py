@@ -41,5 +41,5 @@ def test_memory_is_that_of_the_precision(
     found = memory_of(gpt2, precision)
     assert found["loaded"] < loaded * FLOATS, found
     assert found["peak"] < peak * FLOATS, found
-    # What compiling leaves behind comes on top; it is the same for all.
-    assert found["generated"] < loaded * FLOATS + 400e6, found
+    # What compiling leaves behind comes on top.
+    assert found["generated"] < loaded * FLOATS + 500e6, found
