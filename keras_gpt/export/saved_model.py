@@ -120,6 +120,9 @@ class _ServedGPT(tf.Module):
             token_ids, lengths = self._tokens(prompt, "prompt", least=1)
             rows = tf.shape(lengths)[0]
             asked = read_settings(given, rows, lengths, self._context, steps.known, self._stops)
+            # A bad request is refused before the work, which may begin with compiling for seconds.
+            with tf.control_dependencies(tf.nest.flatten(asked)):
+                token_ids, lengths = tf.identity(token_ids), tf.identity(lengths)
             new = decode_in_graph(
                 steps, token_ids, lengths, asked, self._stops, token_bytes, self._context
             )
