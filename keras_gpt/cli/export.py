@@ -1,19 +1,11 @@
 """`keras-gpt export`: a model as a SavedModel."""
 
-import enum
 from typing import Annotated, Any
 
 import typer
 
-from keras_gpt.cli.common import load_model, say, write_serving_files_beside
+from keras_gpt.cli.common import Quantize, load_model, say, write_serving_files_beside
 from keras_gpt.files import require_free
-
-
-class Quantization(enum.StrEnum):
-    """What weights become."""
-
-    INT8 = "int8"
-    INT4 = "int4"
 
 
 def export(
@@ -38,9 +30,7 @@ def export(
             "than half the context). By default whatever fits the context, and 64.",
         ),
     ] = None,
-    quantize: Annotated[
-        Quantization | None, typer.Option(help="Make the weights integers first.")
-    ] = None,
+    quantize: Quantize = None,
     serving_files: Annotated[
         bool,
         typer.Option(
@@ -54,7 +44,7 @@ def export(
     from keras_gpt import GPT
 
     require_free(path, overwrite)
-    loaded = load_model(model)
+    loaded = load_model(model, quantize)
     settings: dict[str, Any] = {"max_batch": max_batch}
     if isinstance(loaded, GPT):
         settings["max_new_tokens"] = max_new_tokens
@@ -63,8 +53,6 @@ def export(
             f"--max-new-tokens is for models that generate. Received: {model}, a "
             f"{type(loaded).__name__}"
         )
-    if quantize is not None:
-        loaded.quantize(quantize.value)
     loaded.export(path, overwrite=overwrite, **settings)
     say(f"exported {model} to {path}")
     if serving_files:

@@ -60,6 +60,9 @@ class ServedGPT(tf.Module):
             asked = read_settings(
                 given, rows, lengths, self._context, max_new_tokens, steps.known, self._stops
             )
+            # A bad request is refused before the work, which may begin with compiling for seconds.
+            with tf.control_dependencies(tf.nest.flatten(asked)):
+                token_ids, lengths = tf.identity(token_ids), tf.identity(lengths)
             new = decode_in_graph(
                 steps, token_ids, lengths, asked, self._stops, token_bytes, self._context
             )

@@ -39,13 +39,19 @@ def disturbed_gpt3():
     return disturbed(shared_gpt("gpt3"), 0.05)
 
 
+@pytest.fixture(scope="module")
+def unlike():
+    """A model that is hardly ever right."""
+    return make_gpt(num_layers=1)
+
+
 @pytest.mark.parametrize("prompt", PROMPTS, ids=len)
-def test_greedy_answers_are_those_of_plain_decoding(prompt, disturbed_gpt3):
+def test_greedy_answers_are_those_of_plain_decoding(prompt, disturbed_gpt3, unlike):
     gpt = shared_gpt("gpt3")
     want = gpt.generate(prompt, temperature=0)
     for settings in (
         {"draft_model": disturbed_gpt3},
-        {"draft_model": make_gpt(num_layers=1)},  # hardly ever right
+        {"draft_model": unlike},
         {"draft_model": gpt, "num_draft_tokens": MOST_DRAFT_TOKENS},  # always right
         {"prompt_lookup": 1},
         {"prompt_lookup": 2, "num_draft_tokens": 1},
