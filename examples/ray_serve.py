@@ -100,7 +100,8 @@ def main() -> None:
         object_store_memory=10**8,
         include_dashboard=False,
     )
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell's `&` would leave the first ignored
+        signal.signal(number, signal.default_int_handler)
     try:
         serve.start(http_options={"host": "127.0.0.1", "port": arguments.port})
         serve.run(application(settings), route_prefix="/")
