@@ -95,9 +95,9 @@ def test_several_steps_are_taken_at_a_time_while_nobody_waits(monkeypatch):
 
     monkeypatch.setattr(DecodeSteps, "several", counted)
     with Engine(gpt, max_batch=1) as engine:
-        assert engine.submit(prompts[0], **settings).result(timeout=60).token_ids == want[0]
+        assert engine.submit(prompts[0], **settings).result(timeout=120).token_ids == want[0]
         assert counts == [4, 4, 4, 1]
-        looked_at = engine.submit(prompts[0], logprobs=1, **settings).result(timeout=60)
+        looked_at = engine.submit(prompts[0], logprobs=1, **settings).result(timeout=120)
         assert counts[4:] == [1] * 13  # each step's own logits are asked for
         assert len(looked_at.logprobs) == 14
         waiting = []
@@ -107,8 +107,8 @@ def test_several_steps_are_taken_at_a_time_while_nobody_waits(monkeypatch):
                 waiting.append(engine.submit(prompts[1], **settings))
 
         first = engine.submit(prompts[0], listener=ask_too, **settings)
-        assert first.result(timeout=60).token_ids == want[0]
-        assert waiting[0].result(timeout=60).token_ids == want[1]
+        assert first.result(timeout=120).token_ids == want[0]
+        assert waiting[0].result(timeout=120).token_ids == want[1]
         assert counts[17:] == [*[1] * 13, 4, 4, 4, 1]
 
 
@@ -144,7 +144,7 @@ def test_a_place_that_becomes_free_is_taken_as_it_is(monkeypatch):
                     others.append(engine.submit(prompt, temperature=0, **settings))
 
         first = engine.submit(asked[0][0], listener=ask_too, temperature=0, **asked[0][1])
-        got = [first.result(timeout=60), *[each.result(timeout=60) for each in others]]
+        got = [first.result(timeout=120), *[each.result(timeout=120) for each in others]]
     assert [answer.token_ids for answer in got] == want
     assert sizes == [2, 1]  # the second request joins, the third leaves
     assert controlled == [1, 1, *[2] * 6]
