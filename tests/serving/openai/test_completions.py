@@ -269,7 +269,7 @@ def test_unknown_paths_methods_and_models(server, client):
     with server.http() as http:
         got = http.get("/v1/nothing")
         assert (got.status_code, got.json()["error"]["code"]) == (404, "unknown_url")
-        assert http.get("/").status_code == 404
+        assert http.get("/nothing").status_code == 404
         got = http.get("/v1/completions")
         assert (got.status_code, got.json()["error"]["code"]) == (405, "method_not_allowed")
         assert got.headers["allow"] == "POST"

@@ -85,7 +85,10 @@ def test_a_head_that_comes_by_the_byte(connect):
 def test_a_second_head_that_comes_by_the_byte(connect):
     with connect() as connection:
         connection.sendall(b"GET /health/live HTTP/1.1\r\nhost: a\r\n\r\n")
-        assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+        answer = connection.recv(65536)
+        while not answer.endswith(b'{"live": true}'):  # the body may come behind the head
+            answer += connection.recv(65536)
+        assert answer.startswith(b"HTTP/1.1 200")
         said, seconds = trickle(connection, b"GET /health/live HTTP/1.1\r\nhost: " + b"a" * 400)
     assert said == b""
     assert seconds < 10

@@ -77,7 +77,12 @@ def test_the_document_is_whole(server):
         document = http.get("/openapi.json").json()
     assert document["openapi"].startswith("3.")
     bodies = {path for path, each in document["paths"].items() if "requestBody" in str(each)}
-    assert bodies == {"/v1/completions", "/v1/chat/completions", "/v1/embeddings"}
+    assert bodies == {
+        "/v1/completions",
+        "/v1/chat/completions",
+        "/v1/embeddings",
+        "/v1/attention",
+    }
     references = re.findall(r'"#/([^"]+)"', json.dumps(document))
     assert len(references) > 10
     for reference in references:
