@@ -2,13 +2,13 @@
 
     pip install -e '.[bench]' llama-cpp-python
     python -m tests.benchmarks.decode [--rounds 3] [--contenders keras_gpt ctranslate2 ...]
-        [--sections throughput latency context warmup smollm2 quality]
+        [--sections throughput latency context warmup smollm2]
 
 GPT-2 124M has random weights (the same for all), SmolLM2-135M its real ones (`keras-gpt models
 pull smollm2-135m-instruct` first). Every contender is a process of its own that stays loaded; in
 each round all are asked one after the other, so that a slow minute of the machine hits all alike.
 Numbers are medians of the rounds. Tokens per second count the new tokens of all rows over the whole
-time of the call, the reading of the prompt included.
+time of the call, the reading of the prompt included. What rounding costs is in tests.benchmarks.precision.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT.parent / "shared" / "data"
-SECTIONS = ("throughput", "latency", "context", "warmup", "smollm2", "quality")
+SECTIONS = ("throughput", "latency", "context", "warmup", "smollm2")
 PRECISIONS = {
     "keras_gpt": ("float32", "bfloat16", "int8", "int4"),
     "saved_model": ("float32", "int8"),
@@ -190,24 +190,6 @@ def smollm2(folder: Path, names: list[str], rounds: int) -> None:
             print(f"| {name} | {128 / seconds:.1f} |")
 
 
-def quality() -> None:
-    """What int8 costs: perplexity of SmolLM2 on the first 100,000 characters of wikitext-2."""
-    from keras_gpt import GPT
-    from keras_gpt.evaluation import perplexity
-
-    file = DATA / "text" / "wikitext-2" / "wiki.test.raw"
-    text = file.read_text(encoding="utf-8")[:100_000]
-    gpt = GPT.from_preset("smollm2-135m-instruct")
-    print("\n## SmolLM2-135M, wikitext-2, first 100,000 characters, windows of 512, stride 256")
-    print("| weights | perplexity | bits per byte |")
-    print("|---|---|---|")
-    for precision in ("float32", "int8"):
-        if precision != "float32":
-            gpt.quantize(precision)
-        result = perplexity(gpt, text, window=512, stride=256)
-        print(f"| {precision} | {result.perplexity:.3f} | {result.bits_per_byte:.4f} |", flush=True)
-
-
 def prepare_gpt2(folder: Path, names: list[str]) -> None:
     """Write one set of random weights in every contender's format."""
     import keras
@@ -243,15 +225,13 @@ def main() -> None:
     gpt2 = [name for name in names if not name.startswith("llama_cpp")]
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        if set(arguments.sections) - {"smollm2", "quality"}:
+        if set(arguments.sections) - {"smollm2"}:
             prepare_gpt2(folder, gpt2)
         for section in (throughput, latency, context):
             if section.__name__ in arguments.sections:
                 section(folder, gpt2, arguments.rounds)
         if "warmup" in arguments.sections:
             warmup(folder)
-        if "quality" in arguments.sections:
-            quality()
         if "smollm2" in arguments.sections:
             prepare_smollm2(folder / "smollm2")
             kept = ("keras_gpt", "transformers", "llama_cpp")
