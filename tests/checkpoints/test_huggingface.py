@@ -602,9 +602,7 @@ def test_a_broken_folder_is_refused_by_name(
     """Before any weight of a model is changed."""
     BROKEN[name][0](folder)
     loaded: list[Any] = []
-    monkeypatch.setattr(
-        "keras_gpt.models.formats.load_checkpoint_weights", lambda *args: loaded.append(args)
-    )
+    monkeypatch.setattr("keras_gpt.models.formats.load_into", lambda *args: loaded.append(args))
     with pytest.raises(BROKEN[name][1], match=BROKEN[name][2]):
         GPT.from_preset(folder)
     assert not loaded

@@ -79,6 +79,7 @@ for requests in json.load(open(file)):
 """
 
 
+@pytest.mark.slow  # a minute or two: it compiles every shape
 def test_nothing_is_compiled_after_it(limited_gpt: GPT, limited: Path, tmp_path: Path) -> None:
     """Other lengths, numbers of rows and settings, up to the limits, run what is there."""
     warmup = []
