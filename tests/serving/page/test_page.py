@@ -12,7 +12,7 @@ from openai_server import wait_until
 from keras_gpt.serving.openai.keys import Key, Keys, _digest
 from keras_gpt.serving.openai.schemas import Sampling
 
-pytestmark = pytest.mark.usefixtures("chromium")
+pytestmark = [pytest.mark.usefixtures("chromium"), pytest.mark.slow]  # a browser, for minutes
 
 SETTINGS = {"seed": 7, "max_tokens": 12, "temperature": 0.8}
 # As the page says it where nothing was changed.
@@ -275,7 +275,11 @@ def test_attention(page, gpt):
         return found.mean(0) if head is None else found[head]
 
     def shown():
-        return [float(i.get_attribute("style").split(":")[1][:-1]) for i in page.all("#sees i")]
+        # In one call: the page may draw the list anew between two.
+        styles = page.run(
+            "[...document.querySelectorAll('#sees i')].map(i => i.getAttribute('style'))"
+        )
+        return [float(style.split(":")[1][:-1]) for style in styles]
 
     def assert_row(row):
         np.testing.assert_allclose(shown(), np.sort(row)[::-1][: len(shown())], atol=1e-3)
