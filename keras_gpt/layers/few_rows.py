@@ -59,7 +59,7 @@ def product(x: Any, matrix: Any) -> Any:
 
 def _is_slow(dtype: Any) -> bool:
     """Say whether XLA's own product of few rows is slow: in half precision on a CPU."""
-    is_half = keras.backend.standardize_dtype(dtype) != "float32"
+    is_half = keras.backend.standardize_dtype(dtype) in ("bfloat16", "float16")
     return is_half and not keras.distribution.list_devices("gpu")
 
 
