@@ -194,7 +194,7 @@ def results(folder: Path) -> list[Result]:
                 if code.startswith("keras-gpt demo"):
                     assert code.count("\n") == 1
                     code = code.rstrip() + " --minutes 0.05\n"
-                results.append(Result(block, run(["bash", "-euc", code], folder, seconds=300)))
+                results.append(Result(block, run(["bash", "-euc", code], folder, seconds=600)))
     return results
 
 
@@ -204,7 +204,7 @@ def run_python_blocks(folder: Path) -> list[Result]:
     script = folder / "readme_blocks.py"
     parts = [f"{block.code}print({mark.format(n)!r})\n" for n, block in enumerate(PYTHON)]
     script.write_text("".join(parts), encoding="utf-8")
-    printed = run([sys.executable, script.name], folder, seconds=300)
+    printed = run([sys.executable, script.name], folder, seconds=900)
     results = []
     for number, block in enumerate(PYTHON):
         output, found, printed = printed.partition(mark.format(number) + "\n")

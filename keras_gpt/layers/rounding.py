@@ -72,7 +72,7 @@ class RoundedMatrices(keras.layers.Layer):
         policy: Any = rounding_policy(self.dtype_policy, mode)
         floats = {}
         for name, matrix in self.matrices().items():
-            floats[name] = ops.convert_to_numpy(getattr(self, matrix.attribute).value)
+            floats[name] = getattr(self, matrix.attribute).value.numpy()
             delattr(self, matrix.attribute)
         self.quantized_build(None, mode, config)
         self.dtype_policy = policy

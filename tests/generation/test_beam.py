@@ -277,9 +277,9 @@ def test_enough_beams_find_every_sequence(every, length_penalty):
 
 
 @given(
-    st.lists(st.integers(1, 20), min_size=1, max_size=5),
+    st.lists(st.integers(1, 16), min_size=4, max_size=4),  # every shape is compiled
     st.integers(0, 99),
-    st.integers(2, 4),
+    st.sampled_from([2, 4]),
     st.sampled_from([True, False, "never"]),
     st.sampled_from(
         [

@@ -2,7 +2,10 @@
 
 from typing import Any
 
-import grpc
+try:
+    import grpc
+except ImportError as error:
+    raise ImportError("serving needs grpcio: pip install 'keras-gpt[serve]'") from error
 
 from keras_gpt.serving.rpc.service import Services
 
