@@ -4,7 +4,6 @@ from typing import Any, NamedTuple
 
 import keras
 import numpy as np
-from keras import ops
 
 from keras_gpt.layers.integers import packed_shapes, rounded, rounded_4
 
