@@ -9,6 +9,9 @@ from keras import ops
 _LEAST, _MOST = 64, 192
 # More rows are a prompt, or training; XLA's own product is better for them.
 _FEW = 16
+# Up to so many rows are read one after the other: XLA's product of several rows first copies the matrix
+# into another order, which costs more than to read it again from the processor's cache.
+_ALONE = 4
 
 
 def product(x: Any, matrix: Any) -> Any:
@@ -36,7 +39,8 @@ def product(x: Any, matrix: Any) -> Any:
     """
     if len(x.shape) != 3 or x.shape[1] != 1 or (x.shape[0] or 1) > _FEW:
         return ops.matmul(x, matrix)
-    if _is_slow(x.dtype):
+    is_cpu = not keras.distribution.list_devices("gpu")
+    if is_cpu and _is_half(x.dtype):
         wide = ops.cast(matrix, "float32")
         if x.shape[0] == 1:
             # (1, 1, outputs) of (inputs, outputs) times (inputs, 1)
@@ -49,6 +53,8 @@ def product(x: Any, matrix: Any) -> Any:
         return ops.cast(ops.matmul(wide_x, wide * one), x.dtype)
     inputs, outputs = matrix.shape
     width = _group_width(inputs)
+    if is_cpu and 1 < (x.shape[0] or 1) <= _ALONE:
+        return ops.concatenate([product(row, matrix) for row in ops.split(x, x.shape[0])])
     if x.shape[0] not in (1, None) or width == inputs:
         return ops.matmul(x, matrix)
     rows = ops.reshape(x, (-1, inputs // width, width))
@@ -57,10 +63,8 @@ def product(x: Any, matrix: Any) -> Any:
     return ops.expand_dims(ops.sum(ops.matmul(rows, groups), axis=0), 1)
 
 
-def _is_slow(dtype: Any) -> bool:
-    """Say whether XLA's own product of few rows is slow: in half precision on a CPU."""
-    is_half = keras.backend.standardize_dtype(dtype) in ("bfloat16", "float16")
-    return is_half and not keras.distribution.list_devices("gpu")
+def _is_half(dtype: Any) -> bool:
+    return keras.backend.standardize_dtype(dtype) in ("bfloat16", "float16")
 
 
 def _group_width(inputs: int) -> int:

@@ -25,7 +25,6 @@ import asyncio
 import multiprocessing
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -144,12 +143,7 @@ def with_saved_model(contender: str, plan: Plan) -> Result:
         return in_new_process(in_process, plan)
     port, grpc_port = free_port(), free_port()
     words = [str(BIN / "keras-gpt"), "serve", str(plan.folder / "saved_models")]
-    words += ["--port", str(port)]
-    shown = subprocess.run([*words[:2], "--help"], capture_output=True, text=True).stdout
-    if "--grpc-port" in shown:
-        words += ["--grpc-port", str(grpc_port)]
-    elif road == "grpc":
-        raise MissingError("this `keras-gpt serve` has no --grpc-port")
+    words += ["--port", str(port), "--grpc-port", str(grpc_port)]
     # Only a model that is loaded has metadata.
     with running(Command(words, "/v1/models/model/metadata", "model"), port) as server:
         levels, same = in_new_process(over_network, plan, server.address, road, grpc_port)

@@ -18,22 +18,6 @@ import httpx
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
-# What `keras-gpt serve --model` runs; the command takes no quantized model, since none can be saved.
-QUANTIZED = """
-import sys
-from keras_gpt import GPT
-from keras_gpt.serving.openai import Limits, serve
-
-model, precision, port, batch, length = sys.argv[1:]
-
-def load():
-    gpt = GPT.from_preset(model)
-    gpt.quantize(precision)
-    return gpt
-
-limits = Limits(max_batch=int(batch), max_length=int(length))
-serve(load, "model", port=int(port), limits=limits)
-"""
 
 
 class MissingError(Exception):
@@ -71,12 +55,10 @@ def openai_command(contender: str, folder: Path, port: int, batch: int, length: 
     """
     name, _, precision = contender.partition(":")
     numbers = [str(each) for each in (port, batch, length)]
-    if name == "keras_gpt" and precision == "float32":
+    if name == "keras_gpt":
         words = [str(BIN / "keras-gpt"), "serve", "--model", str(folder / "model")]
         words += ["--port", numbers[0], "--max-batch", numbers[1], "--max-length", numbers[2]]
-        return Command(words, "/health/ready", "model")
-    if name == "keras_gpt":
-        words = [sys.executable, "-c", QUANTIZED, str(folder / "model"), precision, *numbers]
+        words += [] if precision == "float32" else ["--quantize", precision]
         return Command(words, "/health/ready", "model")
     if name in ("transformers", "transformers_batching"):
         _require("transformers", "accelerate")
