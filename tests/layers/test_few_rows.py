@@ -13,7 +13,9 @@ from keras_gpt.layers.quantized import Dense
 
 @settings(max_examples=30, deadline=None)
 @given(
-    shape=st.sampled_from([(1,), (1, 1), (1, 1, 1), (2,), (1, 3), (2, 1), (4, 1), (5, 1), (16, 1), (17, 1)]),
+    shape=st.sampled_from(
+        [(1,), (1, 1), (1, 1, 1), (2,), (1, 3), (2, 1), (4, 1), (5, 1), (16, 1), (17, 1)]
+    ),
     inputs=st.sampled_from([1, 63, 64, 192, 193, 384, 576, 768, 1600]),
     outputs=st.integers(1, 5),
     dtype=st.sampled_from(["float32", "bfloat16"]),
