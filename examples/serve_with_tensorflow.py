@@ -27,7 +27,7 @@ from keras_gpt.data import TokenCorpus, embedded_documents
 from keras_gpt.training import train
 
 PROMPT = "The list type"
-# All six inputs are named: our server fills in what is left out, TensorFlow Serving may not.
+# The server fills in what is left out.
 SETTINGS: dict[str, Any] = {
     "max_new_tokens": 16,
     "temperature": 0.7,

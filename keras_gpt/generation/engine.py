@@ -1,6 +1,7 @@
 """Continuous batching: requests join and leave a batch between its steps."""
 
 import dataclasses
+import logging
 import threading
 import time
 from collections.abc import Sequence
@@ -16,6 +17,8 @@ from keras_gpt.generation.prompt_reader import Beginnings, PromptReader
 from keras_gpt.generation.protocol import Decoder
 from keras_gpt.generation.requests import Asked, FairQueue, Listener, Request
 from keras_gpt.generation.sampling_options import check_int, is_number
+
+_log = logging.getLogger(__name__)
 
 # What comes to an engine whose requests all run waits at most as many steps.
 _MOST_AHEAD = 4
@@ -207,8 +210,13 @@ class Engine:
             left = [*self._running, *([self._reading[0]] if self._reading else [])]
             while (waiting := self._waiting.take()) is not None:
                 left.append(waiting)
+        self._running, self._places, self._reading, self._batch = [], [], None, None
+        self._beginnings = Beginnings(0)
         for request in left:
-            request.fail(error)
+            try:
+                request.fail(error)
+            except Exception:  # a listener's; the others must hear of it all the same
+                _log.exception("a listener failed")
 
     def _wait_for_work(self) -> bool:
         with self._changed:
@@ -268,7 +276,9 @@ class Engine:
     def _step(self, batch: Batch) -> None:
         """Choose the next tokens: several at a time where nobody has to wait for that."""
         looks_at_each = any(each.asked.num_logprobs is not None for each in self._running)
-        batch.most_ahead = 1 if looks_at_each or self._somebody_waits() else _MOST_AHEAD
+        # Who waits while all places are taken gains nothing by shorter calls.
+        may_join = self._somebody_waits() and len(self._running) < self._max_batch
+        batch.most_ahead = 1 if looks_at_each or may_join else _MOST_AHEAD
         batch.step(self._places)
         self._hand_out(batch, self._running, self._places)
         while batch.num_ahead:

@@ -40,12 +40,14 @@ class Beginnings:
     def __init__(self, most_bytes: int) -> None:
         self._most_bytes = most_bytes
         self._kept: OrderedDict[tuple[int, ...], Sequence[KeyValues]] = OrderedDict()
+        self._sizes: dict[tuple[int, ...], int] = {}
 
     def find(self, prompt: Sequence[int]) -> SharedBeginning | None:
         """Give the longest beginning of a prompt that was read; at least its last token is left."""
         best, best_length = None, FEWEST_SHARED - 1
+        but_last = prompt[:-1]
         for ids in self._kept:
-            length = _common(ids, prompt[:-1])
+            length = _common(ids, but_last)
             if length > best_length:
                 best, best_length = ids, length
         if best is None:
@@ -55,10 +57,14 @@ class Beginnings:
 
     def keep(self, prompt: Sequence[int], past: Sequence[KeyValues]) -> None:
         """Keep what reading a prompt gave."""
-        if len(prompt) > FEWEST_SHARED:
-            self._kept[tuple(prompt)] = past
-            while sum(map(_bytes, self._kept.values())) > self._most_bytes:
-                self._kept.popitem(last=False)
+        ids, size = tuple(prompt), _bytes(past)
+        if len(ids) <= FEWEST_SHARED or size > self._most_bytes:
+            return
+        self._kept[ids], self._sizes[ids] = past, size
+        self._kept.move_to_end(ids)
+        while sum(self._sizes.values()) > self._most_bytes:
+            oldest, _ = self._kept.popitem(last=False)
+            del self._sizes[oldest]
 
 
 class PromptReader:
@@ -167,5 +173,6 @@ def _with_room(past: Sequence[KeyValues], length: int) -> list[KeyValues]:
 
 
 def _bytes(past: Sequence[KeyValues]) -> int:
-    half = keras.backend.standardize_dtype(past[0].keys.dtype).endswith("16")
-    return sum(int(np.prod(part.shape)) for layer in past for part in layer) * (2 if half else 4)
+    name = keras.backend.standardize_dtype(past[0].keys.dtype)
+    bits = int(name.removeprefix("bfloat").removeprefix("float"))
+    return sum(int(np.prod(part.shape)) for layer in past for part in layer) * bits // 8

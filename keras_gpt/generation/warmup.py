@@ -89,8 +89,10 @@ def _go_on(
     tokens = steps.choose(logits, sampling, zeros)
     steps.logprobs(logits, tokens)
     control = controls_of(rows, steps.known), seen_of(rows, steps.known, context)
-    allowed, forced = tensor([[True] * steps.known], "bool"), tensor([-1] * size, "int32")
-    steps.choose_controlled(logits, sampling, zeros, *control, allowed, forced)
+    forced = tensor([-1] * size, "int32")
+    for count in {1, size}:  # without constraints, and with one
+        allowed = tensor([[True] * steps.known] * count, "bool")
+        steps.choose_controlled(logits, sampling, zeros, *control, allowed, forced)
     joining, at = np.zeros(1, "int32"), tensor(0, "int32")
     joins = is_shared and size > 1
     if joins:

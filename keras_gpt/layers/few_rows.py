@@ -37,34 +37,40 @@ def product(x: Any, matrix: Any) -> Any:
         >>> product(ops.ones((1, 1, 768)), ops.ones((768, 3))).shape
         (1, 1, 3)
     """
-    if len(x.shape) != 3 or x.shape[1] != 1 or (x.shape[0] or 1) > _FEW:
+    rows = x.shape[0] if len(x.shape) == 3 and x.shape[1] == 1 else _FEW + 1
+    if (rows or 1) > _FEW or not _is_on_cpu():
         return ops.matmul(x, matrix)
-    is_cpu = not keras.distribution.list_devices("gpu")
-    if is_cpu and _is_half(x.dtype):
-        wide = ops.cast(matrix, "float32")
-        if x.shape[0] == 1:
-            # (1, 1, outputs) of (inputs, outputs) times (inputs, 1)
-            column = ops.transpose(ops.cast(x[0], "float32"))
-            return ops.cast(ops.sum(wide * column, axis=0)[None, None], x.dtype)
-        # Times a one that XLA cannot know to be one: else it takes the widening back, and reads
-        # half precision inside its product again.
-        wide_x = ops.cast(x, "float32")
-        one = ops.where(ops.argmax(ops.stop_gradient(wide_x)) >= 0, 1.0, 2.0)
-        return ops.cast(ops.matmul(wide_x, wide * one), x.dtype)
+    if keras.backend.standardize_dtype(x.dtype) in ("bfloat16", "float16"):
+        return _half_product(x, matrix)
+    if 1 < (rows or 1) <= _ALONE:
+        return ops.concatenate([product(row, matrix) for row in ops.split(x, rows)])
     inputs, outputs = matrix.shape
     width = _group_width(inputs)
-    if is_cpu and 1 < (x.shape[0] or 1) <= _ALONE:
-        return ops.concatenate([product(row, matrix) for row in ops.split(x, x.shape[0])])
-    if x.shape[0] not in (1, None) or width == inputs:
+    if rows not in (1, None) or width == inputs:
         return ops.matmul(x, matrix)
-    rows = ops.reshape(x, (-1, inputs // width, width))
-    rows = ops.transpose(rows, (1, 0, 2))  # (groups, batch, width)
+    grouped = ops.reshape(x, (-1, inputs // width, width))
+    grouped = ops.transpose(grouped, (1, 0, 2))  # (groups, batch, width)
     groups = ops.reshape(matrix, (-1, width, outputs))
-    return ops.expand_dims(ops.sum(ops.matmul(rows, groups), axis=0), 1)
+    return ops.expand_dims(ops.sum(ops.matmul(grouped, groups), axis=0), 1)
 
 
-def _is_half(dtype: Any) -> bool:
-    return keras.backend.standardize_dtype(dtype) in ("bfloat16", "float16")
+def _half_product(x: Any, matrix: Any) -> Any:
+    wide_x, wide = ops.cast(x, "float32"), ops.cast(matrix, "float32")
+    if x.shape[0] == 1:
+        # (1, 1, outputs) of (inputs, outputs) times (inputs, 1)
+        column = ops.transpose(wide_x[0])
+        return ops.cast(ops.sum(wide * column, axis=0)[None, None], x.dtype)
+    # Times a one that XLA cannot know to be one: else it takes the widening back, and reads half
+    # precision inside its product again.
+    one = ops.where(ops.argmax(ops.stop_gradient(wide_x)) >= 0, 1.0, 2.0)
+    return ops.cast(ops.matmul(wide_x, wide * ops.cast(one, "float32")), x.dtype)
+
+
+def _is_on_cpu() -> bool:
+    """Say whether a CPU is all there is; what Keras cannot ask, as on PyTorch, is none."""
+    if keras.backend.backend() == "torch":
+        return False
+    return all(name.startswith("cpu") for name in keras.distribution.list_devices())
 
 
 def _group_width(inputs: int) -> int:

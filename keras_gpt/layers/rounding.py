@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import keras
 import numpy as np
+from keras import ops
 
 from keras_gpt.layers.integers import packed_shapes, rounded, rounded_4
 
@@ -71,7 +72,7 @@ class RoundedMatrices(keras.layers.Layer):
         policy: Any = rounding_policy(self.dtype_policy, mode)
         floats = {}
         for name, matrix in self.matrices().items():
-            floats[name] = getattr(self, matrix.attribute).value.numpy()
+            floats[name] = ops.convert_to_numpy(ops.stop_gradient(getattr(self, matrix.attribute)))
             delattr(self, matrix.attribute)
         self.quantized_build(None, mode, config)
         self.dtype_policy = policy

@@ -297,14 +297,22 @@ class GPTClassifier(Keeping, keras.Model):
 
         Raises:
             FileExistsError: the folder holds something and `overwrite` is False.
+            TypeError: `kwargs` come with "tf_saved_model".
             ValueError: an argument is out of range, or the GPT has no tokenizer.
 
         Example:
             >>> clf.export("saved_models/my-classifier/1", max_batch=8)
         """
         if format != "tf_saved_model":
+            if max_batch is not None:
+                raise ValueError(
+                    'max_batch belongs to format="tf_saved_model". Received: '
+                    f"format={format!r}, max_batch={max_batch}"
+                )
             super().export(filepath, format=format, **kwargs)
             return
+        if kwargs:
+            raise TypeError(f"export takes no such argument: {', '.join(kwargs)}")
         from keras_gpt.export import export_classifier
 
         export_classifier(self, filepath, overwrite, max_batch)

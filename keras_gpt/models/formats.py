@@ -202,12 +202,15 @@ class Formats(Keeping):
 
         Raises:
             FileExistsError: the folder holds something and `overwrite` is False.
+            TypeError: `kwargs` come with a format of our own.
             ValueError: an argument is out of range, or the format has no place for this model.
 
         Example:
             >>> gpt.export("saved_models/my-gpt/1", max_batch=8, max_new_tokens=256)
             >>> gpt.export("my-gpt.onnx", format="onnx")
         """
+        if kwargs and format in ("tf_saved_model", "onnx"):
+            raise TypeError(f"export takes no such argument: {', '.join(kwargs)}")
         if format == "tf_saved_model":
             from keras_gpt.export import export_gpt
 

@@ -117,11 +117,13 @@ class Keeping(keras.Model):
             # Keras collects garbage after every matrix, which takes a quarter of a second with all
             # that TensorFlow has loaded: what is there already is not looked through.
             gc.collect()
+            is_free = gc.get_freeze_count() == 0  # what an application froze stays so
             gc.freeze()
             try:
                 super().quantize(mode, config=config, **kwargs)
             finally:
-                gc.unfreeze()
+                if is_free:
+                    gc.unfreeze()
         give_back_memory()
 
     @property

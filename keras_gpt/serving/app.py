@@ -16,6 +16,7 @@ from typing import Any
 try:
     from fastapi import FastAPI, Request, Response
     from starlette.exceptions import HTTPException
+    from starlette.requests import ClientDisconnect
 except ImportError as error:
     raise ImportError(
         "serving needs fastapi and uvicorn: pip install 'keras-gpt[serve]'"
@@ -127,6 +128,8 @@ def create_app(
             return await admission.run(_call, store, metrics, call, body)
         except ServingError as error:
             return _error(error.message, error.http_status)
+        except ClientDisconnect:  # while it sent its request: nobody reads this
+            return _error("The client has gone", 499)
 
     @app.exception_handler(HTTPException)
     async def not_ours(request: Request, error: HTTPException) -> Response:

@@ -64,7 +64,8 @@ class ModelStore:
         self._labels: dict[str, dict[str, int]] = {}
         self._names: set[str] = set()  # of the models that are to be served
         # What a version's folder looked like when loading failed: a changed one is tried again.
-        self._failed: dict[tuple[str, Path], Any] = {}
+        self._failed: dict[tuple[str, int, Path], Any] = {}
+        self._leaving: list[VersionState] = []  # unloaded, and perhaps still answering
         self._stopped = threading.Event()
         self._watcher: threading.Thread | None = None
         # None: whatever the folder holds.
@@ -185,6 +186,7 @@ class ModelStore:
             self._serve(
                 find_models(self._folder)[0] if self._configured is None else self._configured
             )
+            self._free()
 
     def reload(self, config: Any) -> None:
         """Serve what a configuration says from now on, in place of what is served.
@@ -201,11 +203,10 @@ class ModelStore:
 
         with self._change:
             entries = entries_of(config, self._permitted)
-            known = self._names
             self._configured = entries
             self._serve(entries)
             loaded = {servable.name for servable in self.servables()}
-            missing = [e.name for e in entries if e.name not in known and e.name not in loaded]
+            missing = [entry.name for entry in entries if entry.name not in loaded]
             if missing:
                 raise ServingError(
                     f"Some models did not become available: {{{', '.join(missing)}}}", "UNKNOWN"
@@ -281,11 +282,11 @@ class ModelStore:
                 can_answer = any(states[number].servable for number in wanted)
                 unwanted = [state for number, state in states.items() if number not in wanted]
             if can_answer or not wanted:
-                _unload(unwanted)
+                self._unload(unwanted)
         self._names = names = {entry.name for entry in entries}
         with self._lock:
             gone = [s for n, vs in self._states.items() if n not in names for s in vs.values()]
-        _unload(gone)
+        self._unload(gone)
 
     def _load(self, name: str, number: int, path: Path) -> None:
         """Load a version, unless it is loaded, or was tried as it is."""
@@ -297,7 +298,7 @@ class ModelStore:
         if is_loaded and known is not None and known.path == path:
             return
         seen = fingerprint(path)
-        if self._failed.get((name, path)) == seen:
+        if self._failed.get((name, number, path)) == seen:
             return
         state = VersionState(path)
         if not is_loaded:
@@ -308,19 +309,25 @@ class ModelStore:
         if self._on_load is not None:
             self._on_load(path, time.monotonic() - began, state.servable is not None)
         if state.servable is None:
-            self._failed[name, path] = seen
+            self._failed[name, number, path] = seen
+            gc.collect()  # what was loaded of it refers to itself
             return
-        self._failed.pop((name, path), None)
+        self._failed.pop((name, number, path), None)
         _log.info("model %s version %d is loaded", name, number)
         with self._lock:
             states[number] = state
         if known is not None:
-            _unload([known])
+            self._unload([known])
 
+    def _unload(self, states: list[VersionState]) -> None:
+        loaded = [state for state in states if state.servable is not None]
+        for state in loaded:
+            state.unload()
+        self._leaving += loaded
+        self._free()
 
-def _unload(states: list[VersionState]) -> None:
-    loaded = [state for state in states if state.servable is not None]
-    for state in loaded:
-        state.unload()
-    if loaded:
-        gc.collect()  # a loaded model refers to itself
+    def _free(self) -> None:
+        """Give back the memory of versions whose last request has ended: models refer to themselves."""
+        if any(state.state == "END" for state in self._leaving):
+            self._leaving = [state for state in self._leaving if state.state != "END"]
+            gc.collect()

@@ -61,11 +61,20 @@ def openai_command(contender: str, folder: Path, port: int, batch: int, length: 
         words += [] if precision == "float32" else ["--quantize", precision]
         return Command(words, "/health/ready", "model")
     if name in ("transformers", "transformers_batching"):
-        _require("transformers", "accelerate")
+        _require("transformers", "accelerate", "openai", "psutil")
         model = str(folder / "huggingface")
         words = [str(BIN / "transformers"), "serve", model, "--port", numbers[0]]
         words += ["--host", "127.0.0.1", "--device", "cpu", "--dtype", precision]
-        words += ["--continuous-batching"] if name == "transformers_batching" else []
+        if name == "transformers_batching":
+            # Else its cache takes what memory the machine has.
+            blocks = -(-batch * length // 256)
+            words += [
+                "--continuous-batching",
+                "--cb-block-size",
+                "256",
+                "--cb-num-blocks",
+                str(blocks),
+            ]
         return Command(words, "/health", model)
     file = str(folder / f"model-{precision}.gguf")
     if name == "llama_server":

@@ -40,13 +40,12 @@ def run(
     with Traffic(kinds, clients) as traffic:
         while (now := time.monotonic() - start) < seconds:
             memory.append((now, server.megabytes()))
-            if failure := turn():
-                traffic.failures.append(failure)
+            traffic.failures += _failures(lambda: [each] if (each := turn()) else [])
             if server.has_ended():
                 traffic.failures.append("the server has ended")
                 break
             time.sleep(every)
-    failures = [*traffic.failures, *server.failures_at_rest()]
+    failures = [*traffic.failures, *_failures(server.failures_at_rest)]
     print("\n| what | times |\n|---|---|")
     for name, count in traffic.counts.most_common():
         print(f"| {name} | {count} |")
@@ -54,15 +53,24 @@ def run(
         f"{at / 60:.1f}: {size:.0f}" for at, size in memory
     ))  # fmt: skip
     warm = [size for at, size in memory if at >= seconds * _WARM_UP]
-    third = max(1, len(warm) // 3)
-    first, last = (sum(part) / third for part in (warm[:third], warm[-third:]))
-    print(f"after warm-up: {first:.1f} MB, at the end {last:.1f} MB ({last / first - 1:+.2%})")
-    if last > first * _GROWTH:
-        failures.append(f"memory grew from {first:.1f} to {last:.1f} MB")
+    if warm:
+        third = max(1, len(warm) // 3)
+        first, last = (sum(part) / third for part in (warm[:third], warm[-third:]))
+        print(f"after warm-up: {first:.1f} MB, at the end {last:.1f} MB ({last / first - 1:+.2%})")
+        if last > first * _GROWTH:
+            failures.append(f"memory grew from {first:.1f} to {last:.1f} MB")
     print(f"failures: {len(failures)}")
     for failure in failures[:20]:
         print(f"  {failure}")
     return not failures
+
+
+def _failures(look: Callable[[], list[str]]) -> list[str]:
+    """Give what `look` found, or that it could not look: the rest is to be told all the same."""
+    try:
+        return look()
+    except Exception as error:
+        return [repr(error)]
 
 
 def main() -> None:

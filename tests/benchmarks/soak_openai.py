@@ -270,7 +270,6 @@ def part() -> Iterator[tuple[Server, dict[str, Kind], Callable[[], str]]]:
         arguments = ["--model", f"{scratch}/{NAME}", "--port", "0", "--max-batch", "4"]
         arguments += ["--max-request-bytes", str(_BYTES), "--max-waiting", "64"]
         with started(arguments, failures_at_rest) as server:
-            server.address = server.address.removesuffix("/v1")
             while httpx.get(f"{server.address}/health/ready").status_code != 200:
                 time.sleep(0.5)
             client = Client(server.address, cases, gpt.embed(_WORDS))

@@ -155,6 +155,8 @@ class Client:
         got = self._http.post(url, json={"instances": [case.row]})
         if got.status_code == 404:  # so new that it is not loaded yet, or no longer the latest
             return ""
+        if got.status_code != 200:
+            return f"{got.status_code}: {got.text}"
         (row,) = got.json()["predictions"]
         wanted = case.texts[self._versions.maker(version)]
         return "" if row["completion"] == wanted else f"{case.row} gave {row}, not {wanted}"
@@ -178,7 +180,7 @@ class Client:
     def oversize(self, rng: random.Random) -> str:
         """Send a prompt that does not fit, or a body that may not come."""
         length = rng.choice([1000, 33 * 2**20])
-        body = {"instances": ["\t" * length]}
+        body = {"instances": [{"prompt": "\t" * length}]}
         got = self._http.post(f"/v1/models/{NAME}:predict", json=body)
         return "" if got.status_code in (400, 413) else f"{got.status_code}: {got.text}"
 
@@ -200,7 +202,7 @@ def part() -> Iterator[tuple[Server, dict[str, Kind], Callable[[], str]]]:
             model.export(folder)
         (Path(scratch) / "models").mkdir()
         versions = Versions(made, Path(scratch) / "models" / NAME)
-        arguments = [f"{scratch}/models", "--port", "0"]
+        arguments = [f"{scratch}/models", "--port", "0", "--grpc-port", "0"]
         with started(arguments, lambda address: []) as server:
             versions.address = server.address
             client = Client(server.address, cases, versions)

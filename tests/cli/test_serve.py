@@ -12,6 +12,19 @@ def test_one_api_a_process(given):
 
 
 @pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"folder": "saved_models/", "api_keys": "keys.jsonl"}, "--api-keys belongs to --model"),
+        ({"folder": "saved_models/", "quantize": "int8"}, "--quantize belongs to --model"),
+        ({"model": "gpt2", "config": "models.config"}, "--config belongs to a FOLDER"),
+    ],
+)
+def test_options_of_the_other_api_are_refused(given, message):
+    with pytest.raises(ValueError, match=message):
+        serve(**given)
+
+
+@pytest.mark.parametrize(
     ("source", "name"),
     [
         ("smollm2-135m-instruct", "smollm2-135m-instruct"),

@@ -81,7 +81,7 @@ def test_what_prompts_begin_with_is_read_once(monkeypatch):
     assert read == [25, 6, 11, 1, 35, 35]
 
 
-def test_several_steps_are_taken_at_a_time_while_nobody_waits(monkeypatch):
+def test_several_steps_are_taken_at_a_time_while_nobody_could_join(monkeypatch):
     gpt = shared_gpt("gpt3")
     settings = {"max_new_tokens": 14, "temperature": 0}
     prompts = [PROMPTS[0], PROMPTS[1]]
@@ -109,7 +109,13 @@ def test_several_steps_are_taken_at_a_time_while_nobody_waits(monkeypatch):
         first = engine.submit(prompts[0], listener=ask_too, **settings)
         assert first.result(timeout=120).token_ids == want[0]
         assert waiting[0].result(timeout=120).token_ids == want[1]
-        assert counts[17:] == [*[1] * 13, 4, 4, 4, 1]
+        assert counts[17:] == [4, 4, 4, 1] * 2  # no place would be free any sooner
+    del counts[:], waiting[:]
+    with Engine(gpt, max_batch=2, chunk=8) as engine:
+        first = engine.submit(prompts[0], listener=ask_too, **settings)
+        assert first.result(timeout=120).token_ids == want[0]
+        assert waiting[0].result(timeout=120).token_ids == want[1]
+        assert counts[:3] == [1, 1, 4]  # the other is read after these two steps, in two pieces
 
 
 def test_a_place_that_becomes_free_is_taken_as_it_is(monkeypatch):

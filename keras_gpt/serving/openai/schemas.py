@@ -228,8 +228,11 @@ class EmbeddingRequest(ModelRequest):
 class AttentionRequest(ModelRequest):
     """The body of POST /v1/attention."""
 
-    prompt: str | list[int] | None = None
-    messages: Annotated[list[Message], Field(min_length=1)] | None = None
+    prompt: str | Ids | None = None
+    messages: (
+        Annotated[list[Message], Field(fail_fast=True, min_length=1, max_length=MOST_MESSAGES)]
+        | None
+    ) = None
     answer: str = ""
     layer: Annotated[int, Field(ge=0)] = 0
 

@@ -13,6 +13,7 @@ from keras_gpt.serving.errors import ServingError
 # A few bytes of a TensorProto can mean a tensor of any size, for a value that is left out is the
 # one before it. So tensors are limited and not only the messages that they come in.
 MAX_TENSOR_BYTES = 2**30
+_TEXT_BYTES = 24  # what TensorFlow holds of a string beside its bytes
 
 # numpy type -> (the field of a TensorProto, the type of its numbers)
 _FIELDS: dict[str, tuple[str, Any]] = {
@@ -57,7 +58,9 @@ def read_tensor(alias: str, index: int, proto: Any, spec: InputSpec) -> Any:
     dtype = tf.as_dtype(proto.dtype)
     if dtype in (tf.resource, tf.variant):  # these are memory of this process, not data
         raise ServingError(f"tensor parsing error: {alias}")
-    size = math.prod(shape) * (1 if dtype == tf.string else dtype.size)
+    # Where there are fewer values than places, TensorFlow repeats the last one.
+    text = max(map(len, proto.string_val), default=0)
+    size = math.prod(shape) * (_TEXT_BYTES + text if dtype == tf.string else dtype.size)
     if size > MAX_TENSOR_BYTES:
         raise ServingError(
             f"tensor {alias} would have {size} bytes, more than {MAX_TENSOR_BYTES}",

@@ -195,6 +195,11 @@ def test_malformed_tensors(client: Any) -> None:
     assert f"tensor x would have {2**42} bytes" in message
     tensor.tensor_shape.dim[0].size = 3
     assert list(call(request).outputs["all"].float_val) == [1.0, 1.0, 1.0]
+    # Nor a text of a kilobyte, repeated ten million times.
+    request = request_of("echo", prompt=["a" * 1000])
+    request.inputs["prompt"].tensor_shape.dim[0].size = 10_000_000
+    code, message = refused(call, request)
+    assert (code, "would have 10240000000 bytes" in message) == ("RESOURCE_EXHAUSTED", True)
 
 
 def test_bytes_that_are_no_request(client: Any) -> None:

@@ -3,7 +3,7 @@
 import { ApiError, fetchJson } from "./api.js";
 import { nextIndex } from "./tip.js";
 import { visible } from "./tokens.js";
-import { hush, label, percent, say, tell } from "./words.js";
+import { hush, label, percent, tell } from "./words.js";
 
 const MEAN = -1;
 const MOST_SEEN = 5;

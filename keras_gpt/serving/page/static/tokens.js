@@ -36,7 +36,7 @@ function bytesOf(name) {
 
 /** Give a token's text as a person can see it, blanks included. */
 export function visible(bytes) {
-  const text = new TextDecoder().decode(bytes);
+  const text = new TextDecoder("utf-8", { ignoreBOM: true }).decode(bytes);
   if (text.includes("\ufffd")) {
     return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join(" ");
   }
@@ -71,7 +71,7 @@ export class TokenText {
     this.shown = 0; // characters
     this.queue = [];
     this.held = []; // tokens whose characters are not whole yet
-    this.decoder = new TextDecoder();
+    this.decoder = new TextDecoder("utf-8", { ignoreBOM: true });
   }
 
   push(text, tokens) {
@@ -94,7 +94,7 @@ export class TokenText {
       const rest = this.text.slice(this.shown);
       if (piece && !rest.startsWith(piece) && piece.startsWith(rest) && !isEnd) {
         // The text behind is not there yet; the decoder must see this token again.
-        this.decoder = new TextDecoder();
+        this.decoder = new TextDecoder("utf-8", { ignoreBOM: true });
         for (const token of this.held) this.decoder.decode(token.bytes, { stream: true });
         return;
       }
