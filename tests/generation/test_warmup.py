@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from gpt_cases import make_gpt, random_ids, shared_gpt
+from gpt_cases import make_gpt, random_ids, shared_gpt, small_tokenizer
 
-from keras_gpt.generation import Engine
+from keras_gpt.generation import Constraint, Engine
 from keras_gpt.generation.steps import decode_steps
 
 # Functions without weights are compiled for all models: here each model has shapes of its own.
@@ -66,6 +66,19 @@ def test_an_engine_that_reads_prompts_both_ways_compiles_nothing_after_it():
         for n in (5, 40, 55):
             prompt = random_ids(n, seed=0).tolist()
             assert engine.submit(prompt, max_new_tokens=3).result(timeout=120).token_ids
+    assert traces(gpt) == counts
+
+
+def test_constraints_compile_nothing_after_it():
+    pytest.importorskip("llguidance", reason="needs the extra `constrain`")
+    tokenizer = small_tokenizer()
+    gpt = make_gpt(vocab_size=321, tokenizer=tokenizer, context_length=30, num_layers=1)
+    gpt.warmup(batch_size=2)
+    counts = traces(gpt)
+    answers = gpt.generate(
+        ["the", "a cat"], constraint=Constraint.choice(["dog", "x"]), max_new_tokens=8, echo=False
+    )
+    assert set(answers) <= {"dog", "x"}
     assert traces(gpt) == counts
 
 
