@@ -12,7 +12,6 @@ import sys
 import sysconfig
 import time
 import tomllib
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -145,14 +144,14 @@ def serving(command: str, folder: Path) -> Iterator[tuple[str, str, Path]]:
 
 
 def wait_until_it_answers(server: subprocess.Popen[bytes], url: str, log: Path) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
         assert server.poll() is None, log.read_text(encoding="utf-8")
         try:
             with urllib.request.urlopen(url, timeout=10) as response:
                 assert response.status == 200
                 return
-        except (urllib.error.URLError, ConnectionError):
+        except OSError:  # not there yet, or there and still loading
             time.sleep(0.2)
     raise AssertionError(f"no answer from {url}\n{log.read_text(encoding='utf-8')}")
 
