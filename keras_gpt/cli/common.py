@@ -156,3 +156,10 @@ def write_serving_files_beside(version: str) -> None:
         )
         note = f"; it does not name {path.parent.name}" if missing else ""
         say(f"left as it is, since somebody changed it: {kept}{note}")
+
+
+def require_use(of: str, given: Any, options: dict[str, Any]) -> None:
+    """Refuse options that would have no effect."""
+    idle = [name for name, value in options.items() if value is not None]
+    if idle and not given:
+        raise ValueError(f"{', '.join(idle)} belongs to {of}. Received: no {of}")

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from keras_gpt.cli.common import Quantize, console, load_gpt, new_tokens, say
+from keras_gpt.cli.common import Quantize, console, load_gpt, new_tokens, require_use, say
 from keras_gpt.files import require_free_file, whole_file
 
 _LM_EVAL = "lm-eval:"
@@ -61,10 +61,10 @@ def evaluate(
         raise ValueError("give --text, --task or --pairs (or several). Received: none of them")
     if task and not task.startswith(_LM_EVAL) and data is None:
         raise ValueError(f"--task {task} needs its file: --data FILE. Received: no --data")
-    _require_use("--text", text, {"--window": window, "--stride": stride})
-    _require_use("--task", task, {"--data": data})
-    _require_use("--pairs", pairs, {"--max-new-tokens": max_new_tokens})
-    _require_use("--json", output, {"--details": details or None, "--overwrite": overwrite or None})
+    require_use("--text", text, {"--window": window, "--stride": stride})
+    require_use("--task", task, {"--data": data})
+    require_use("--pairs", pairs, {"--max-new-tokens": max_new_tokens})
+    require_use("--json", output, {"--details": details or None, "--overwrite": overwrite or None})
     if output:
         require_free_file(output, overwrite)
     gpt = load_gpt(model, quantize)
@@ -83,13 +83,6 @@ def evaluate(
             content = json.dumps(numbers, indent=2, ensure_ascii=False, default=str)
             scratch.write_text(content + "\n", encoding="utf-8")
         say(f"numbers in {output}")
-
-
-def _require_use(of: str, given: Any, options: dict[str, Any]) -> None:
-    """Refuse options that would have no effect."""
-    idle = [name for name, value in options.items() if value is not None]
-    if idle and not given:
-        raise ValueError(f"{', '.join(idle)} belongs to {of}. Received: no {of}")
 
 
 def _perplexity(

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from keras_gpt.cli.common import Quantize, load_gpt, load_model, say
+from keras_gpt.cli.common import Quantize, load_gpt, load_model, require_use, say
 
 
 def serve(
@@ -93,16 +93,8 @@ def serve(
             "--quantize belongs to --model: a SavedModel is quantized before it is exported. "
             f"Received: --quantize {quantize} with FOLDER={folder}"
         )
-    if api_keys is not None and model is None:
-        raise ValueError(
-            "--api-keys belongs to --model: TensorFlow Serving's APIs have no keys. "
-            f"Received: --api-keys {api_keys} with FOLDER={folder}"
-        )
-    if config is not None and model is not None:
-        raise ValueError(
-            "--config belongs to a FOLDER of SavedModels. Received: "
-            f"--config {config} with --model={model}"
-        )
+    require_use("--model", model, {"--api-keys": api_keys})
+    require_use("a FOLDER of SavedModels", folder, {"--config": config})
     if model is not None:
         from keras_gpt.serving import openai
 

@@ -28,6 +28,11 @@ class SharedBeginning(NamedTuple):
     past: Sequence[KeyValues]
 
 
+class _Kept(NamedTuple):
+    past: Sequence[KeyValues]
+    size: int  # bytes
+
+
 class Beginnings:
     """Prompts that were read, for others that begin as they do (a system prompt).
 
@@ -39,8 +44,7 @@ class Beginnings:
 
     def __init__(self, most_bytes: int) -> None:
         self._most_bytes = most_bytes
-        self._kept: OrderedDict[tuple[int, ...], Sequence[KeyValues]] = OrderedDict()
-        self._sizes: dict[tuple[int, ...], int] = {}
+        self._kept: OrderedDict[tuple[int, ...], _Kept] = OrderedDict()
 
     def find(self, prompt: Sequence[int]) -> SharedBeginning | None:
         """Give the longest beginning of a prompt that was read; at least its last token is left."""
@@ -53,18 +57,17 @@ class Beginnings:
         if best is None:
             return None
         self._kept.move_to_end(best)
-        return SharedBeginning(best_length, self._kept[best])
+        return SharedBeginning(best_length, self._kept[best].past)
 
     def keep(self, prompt: Sequence[int], past: Sequence[KeyValues]) -> None:
         """Keep what reading a prompt gave."""
         ids, size = tuple(prompt), _bytes(past)
         if len(ids) <= FEWEST_SHARED or size > self._most_bytes:
             return
-        self._kept[ids], self._sizes[ids] = past, size
+        self._kept[ids] = _Kept(past, size)
         self._kept.move_to_end(ids)
-        while sum(self._sizes.values()) > self._most_bytes:
-            oldest, _ = self._kept.popitem(last=False)
-            del self._sizes[oldest]
+        while sum(kept.size for kept in self._kept.values()) > self._most_bytes:
+            self._kept.popitem(last=False)
 
 
 class PromptReader:

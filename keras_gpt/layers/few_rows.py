@@ -20,10 +20,10 @@ def product(x: Any, matrix: Any) -> Any:
     tests/benchmarks/RESULTS.md has the figures. One row in float32: the inputs are split into
     groups, and the groups' results are added. XLA on a CPU has a poor order of reading for one row
     and a tall matrix, and would fuse the whole with a sum behind it into one program that is slower
-    still. Several rows gain nothing by it; where their number is not known while a function is
-    traced, as in a SavedModel, they lose less than one row gains. In half precision XLA's products
-    of few rows are five times slower than they need be, where no GPU is in sight; there the
-    matrix is widened to float32 first.
+    still. Two to four rows are multiplied so one by one. More gain nothing by it; where their
+    number is not known while a function is traced, as in a SavedModel, they lose less than one row
+    gains. In half precision XLA's products of few rows are five times slower than they need be: the
+    matrix is widened to float32 first. Where there is a GPU, the product is the plain one.
 
     Args:
         x: (..., inputs) float; the faster ways are for (batch, 1, inputs) with a small batch, or
@@ -42,11 +42,17 @@ def product(x: Any, matrix: Any) -> Any:
         return ops.matmul(x, matrix)
     if keras.backend.standardize_dtype(x.dtype) in ("bfloat16", "float16"):
         return _half_product(x, matrix)
-    if 1 < (rows or 1) <= _ALONE:
-        return ops.concatenate([product(row, matrix) for row in ops.split(x, rows)])
+    if rows in (1, None):
+        return _in_groups(x, matrix)
+    if rows <= _ALONE:
+        return ops.concatenate([_in_groups(row, matrix) for row in ops.split(x, rows)])
+    return ops.matmul(x, matrix)
+
+
+def _in_groups(x: Any, matrix: Any) -> Any:
     inputs, outputs = matrix.shape
     width = _group_width(inputs)
-    if rows not in (1, None) or width == inputs:
+    if width == inputs:
         return ops.matmul(x, matrix)
     grouped = ops.reshape(x, (-1, inputs // width, width))
     grouped = ops.transpose(grouped, (1, 0, 2))  # (groups, batch, width)

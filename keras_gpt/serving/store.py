@@ -186,7 +186,6 @@ class ModelStore:
             self._serve(
                 find_models(self._folder)[0] if self._configured is None else self._configured
             )
-            self._free()
 
     def reload(self, config: Any) -> None:
         """Serve what a configuration says from now on, in place of what is served.
@@ -320,14 +319,11 @@ class ModelStore:
             self._unload([known])
 
     def _unload(self, states: list[VersionState]) -> None:
+        """Unload versions, and free those unloaded before whose last request has ended since."""
         loaded = [state for state in states if state.servable is not None]
         for state in loaded:
             state.unload()
         self._leaving += loaded
-        self._free()
-
-    def _free(self) -> None:
-        """Give back the memory of versions whose last request has ended: models refer to themselves."""
         if any(state.state == "END" for state in self._leaving):
             self._leaving = [state for state in self._leaving if state.state != "END"]
-            gc.collect()
+            gc.collect()  # a loaded model refers to itself

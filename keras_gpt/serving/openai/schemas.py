@@ -188,12 +188,13 @@ class JsonSchemaFormat(Part):
     json_schema: JsonSchema
 
 
+Messages = Annotated[list[Message], Field(fail_fast=True, min_length=1, max_length=MOST_MESSAGES)]
+
+
 class ChatRequest(Sampling):
     """The body of POST /v1/chat/completions."""
 
-    messages: Annotated[
-        list[Message], Field(fail_fast=True, min_length=1, max_length=MOST_MESSAGES)
-    ]
+    messages: Messages
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     logprobs: bool = False
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
@@ -229,10 +230,7 @@ class AttentionRequest(ModelRequest):
     """The body of POST /v1/attention."""
 
     prompt: str | Ids | None = None
-    messages: (
-        Annotated[list[Message], Field(fail_fast=True, min_length=1, max_length=MOST_MESSAGES)]
-        | None
-    ) = None
+    messages: Messages | None = None
     answer: str = ""
     layer: Annotated[int, Field(ge=0)] = 0
 
