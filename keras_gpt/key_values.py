@@ -12,6 +12,14 @@ class KeyValues(NamedTuple):
     values: Any
 
 
+class BlockInputs(NamedTuple):
+    """What blocks take beside the keys and values of earlier tokens."""
+
+    states: Any  # (batch, new, embedding_dim)
+    masks: tuple[Any, ...]  # for each of `GPTConfig.attention_windows`, True at what is seen
+    rotary: Any  # angles, or None
+
+
 def ring_positions(lengths: Any, size: Any) -> Any:
     """Say which token of a row each place of a ring holds: token t is at place t modulo `size`.
 

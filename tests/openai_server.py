@@ -12,8 +12,9 @@ import httpx
 import openai
 
 from keras_gpt import GPT
+from keras_gpt.serving.draining import DrainingServer
 from keras_gpt.serving.openai import create_app
-from keras_gpt.serving.openai.server import DrainingServer
+from keras_gpt.serving.openai.server import draining_server
 from keras_gpt.serving.openai.service import Service
 
 NAME = "tiny"
@@ -52,7 +53,7 @@ def running(
     with socket.create_server(("127.0.0.1", 0)) as listener:
         if send_buffer is not None:  # those of its connections are the same
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
-        server = DrainingServer(app, drain_seconds)
+        server = draining_server(app, drain_seconds)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:

@@ -142,10 +142,10 @@ class Batch:
         for each in (self, other):
             each._past = self._steps.grow(each._past, length)
         at = tensor(place, "int32")
-        self._past, self._recent, self._sampling, self._logits = self._steps.place(
-            (self._past, self._recent, self._sampling, self._logits),
-            (other._past, other._recent, other._sampling, other._logits),
-            at,
+        self._past = self._steps.place_layers(self._past, other._past, at)
+        self._recent = self._steps.place_layers(self._recent, other._recent, at)
+        self._sampling, self._logits = self._steps.place(
+            (self._sampling, self._logits), (other._sampling, other._logits), at
         )
         if self._control is not None:
             self._control, self._seen = self._steps.place(

@@ -63,6 +63,24 @@ def _compiled_by_tensorflow(function: Callable[..., Any]) -> Callable[..., Any]:
     return tf.function(lambda *args: program(*args), autograph=False)
 
 
+def assembled(function: Callable[..., Any], model: Decoder) -> Callable[..., Any]:
+    """Make one function of one that calls compiled functions.
+
+    Args:
+        function: takes and gives (nested) tensors.
+        model: whose variables it reads, as for `compiled`.
+
+    Returns:
+        A function with the same arguments: on TensorFlow a graph of the compiled functions; on
+        JAX one compiled function, which holds them all.
+    """
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.function(function, autograph=False)
+    return compiled(function, model)
+
+
 def looped(
     go_on: Callable[..., Any], body: Callable[..., tuple[Any, ...]]
 ) -> Callable[..., tuple[Any, ...]]:

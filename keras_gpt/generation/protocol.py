@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from keras_gpt.config import GPTConfig
 from keras_gpt.generation_settings import GenerationSettings
-from keras_gpt.key_values import KeyValues
+from keras_gpt.key_values import BlockInputs, KeyValues
 
 if TYPE_CHECKING:
     from keras_gpt.tokenizers import Tokenizer
@@ -18,6 +18,7 @@ class Decoder(Protocol):
     tokenizer: "Tokenizer | None"
     generation_settings: GenerationSettings
     variables: list[Any]
+    blocks: Sequence[Any]
 
     def __call__(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         """Give the logits of the next token at every position."""
@@ -40,6 +41,29 @@ class Decoder(Protocol):
         recent: Sequence[KeyValues],
     ) -> tuple[Any, list[KeyValues]]:
         """Read more tokens; see `GPT.step`."""
+
+    def prefill_inputs(self, token_ids: Any, lengths: Any) -> BlockInputs:
+        """Give what the blocks take; see `GPT.prefill_inputs`."""
+
+    def prefill_blocks(
+        self, layers: Sequence[int], inputs: BlockInputs
+    ) -> tuple[Any, list[KeyValues]]:
+        """Run some of the blocks; see `GPT.prefill_blocks`."""
+
+    def step_inputs(
+        self, token_ids: Any, lengths: Any, slots: Any, sizes: Sequence[int], num_slots: int
+    ) -> BlockInputs:
+        """Give what the blocks take; see `GPT.step_inputs`."""
+
+    def step_blocks(
+        self,
+        layers: Sequence[int],
+        inputs: BlockInputs,
+        slots: Any,
+        past: Sequence[KeyValues],
+        recent: Sequence[KeyValues],
+    ) -> tuple[Any, list[KeyValues]]:
+        """Run some of the blocks; see `GPT.step_blocks`."""
 
     def drop_tokens(self, past: Sequence[KeyValues], first: Any, counts: Any) -> list[KeyValues]:
         """Take tokens out of a past; see `GPT.drop_tokens`."""

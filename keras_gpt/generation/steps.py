@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -10,18 +11,24 @@ from keras_gpt.generation.acceptance import accept
 from keras_gpt.generation.cache import (
     RECENT_SLOTS,
     empty_recent,
-    fold,
     grow_past,
     keep_windows,
     length_bucket,
     longest,
 )
-from keras_gpt.generation.compiled import compiled, compiled_for_all, kept_with, looped
+from keras_gpt.generation.compiled import (
+    assembled,
+    compiled,
+    compiled_for_all,
+    kept_with,
+    looped,
+)
 from keras_gpt.generation.control import choose_controlled
+from keras_gpt.generation.layer_groups import LayerGroups
 from keras_gpt.generation.protocol import Decoder
 from keras_gpt.generation.rows import place, tensor
 from keras_gpt.generation.sampling import Sampling, choose, probabilities
-from keras_gpt.key_values import KeyValues
+from keras_gpt.key_values import KeyValues, put_in_ring
 
 # As many as OpenAI's API gives.
 TOP_LOGPROBS = 20
@@ -50,7 +57,7 @@ class Several(NamedTuple):
 
 class DecodeSteps:
     """The compiled functions of one model, each compiled once for each shape; those that read no
-    weights once for all models.
+    weights once for all models, and blocks once for several groups of them.
 
     Python's `generate` and the exported SavedModel run the same functions. A vocabulary may be
     larger than the tokenizer's (padded to a round number): what stands for no text is not chosen.
@@ -61,14 +68,14 @@ class DecodeSteps:
         keep_windows: the function of this name in `cache`, for what `first_whole` began.
         extend: reads more of each prompt; gives the logits after each row's last token, and all of
             the past with what it read.
-        choose: chooses one token a row from logits; apart from `next`, whose program is there once
-            for each length.
+        choose: chooses one token a row from logits.
         next: reads one token a row; gives the next one's logits, and `recent` anew. A batch calls
             it through `several`.
         read: reads several tokens a row; gives the logits after some of them, and `recent` anew.
         probabilities, accept: the functions of these names in `sampling` and `acceptance`.
-        fold: moves `recent` behind `past`.
-        place: writes the one row of some tensors over a row of others.
+        fold: moves `recent` behind `past`: (past, recent, lengths, slots), the new past.
+        place: writes the one row of some tensors over a row of others; see `rows.place`.
+        place_layers: does that to every layer's keys and values.
         choose_controlled: chooses from logits that are changed first.
         logprobs: gives log P of chosen tokens, and the most probable ones.
         score: gives -log P of each next token.
@@ -78,6 +85,11 @@ class DecodeSteps:
         known = model.config.vocab_size if model.tokenizer is None else model.tokenizer.vocab_size
         self.known = known
 
+        # Elsewhere a function is compiled whole, whatever it is made of.
+        is_grouped = keras.backend.backend() == "tensorflow"
+        blocks = LayerGroups(model) if is_grouped else model
+        put_in_ring_, place_ = compiled_for_all(put_in_ring), compiled_for_all(place)
+
         def logits_at(states: Any, places: Any) -> Any:
             """Give (batch, count, known) logits after the tokens at `places`, (batch, count)."""
             wanted = ops.take_along_axis(states, ops.expand_dims(places, 2), axis=1)
@@ -85,16 +97,27 @@ class DecodeSteps:
             logits = model.next_logits(flat)[:, :known]
             return ops.reshape(logits, (*ops.shape(places), known))
 
-        def first_whole(token_ids: Any, lengths: Any) -> tuple[Any, list[KeyValues]]:
-            states, cache = model.prefill(token_ids, lengths)
-            return logits_at(states, ops.expand_dims(lengths - 1, 1))[:, 0, :], cache
+        def logits_of_last(states: Any, counts: Any) -> Any:
+            """Give (batch, known) logits after the first `counts`, (batch,), tokens of each row."""
+            return logits_at(states, ops.expand_dims(counts - 1, 1))[:, 0, :]
 
         def keep(past: Sequence[KeyValues], lengths: Any) -> list[KeyValues]:
             return keep_windows(past, lengths, model.config)
 
+        logits_at_ = compiled(logits_at, model)
+        logits_of_last_ = compiled(logits_of_last, model)
+        has_windows = any(window is not None for window in model.config.attention_windows)
+        self.keep_windows: Callable[..., Any] = lambda past, lengths: past
+        if has_windows:
+            self.keep_windows = compiled(keep, model)
+
+        def first_whole(token_ids: Any, lengths: Any) -> tuple[Any, list[KeyValues]]:
+            states, cache = blocks.prefill(token_ids, lengths)
+            return logits_of_last_(states, lengths), cache
+
         def first(token_ids: Any, lengths: Any) -> tuple[Any, list[KeyValues]]:
             logits, past = first_whole(token_ids, lengths)
-            return logits, keep(past, lengths)
+            return logits, self.keep_windows(past, lengths)
 
         def following(
             tokens: Any,
@@ -103,8 +126,9 @@ class DecodeSteps:
             past: Sequence[KeyValues],
             recent: Sequence[KeyValues],
         ) -> tuple[Any, list[KeyValues]]:
-            states, recent = model.step(ops.expand_dims(tokens, 1), lengths, slots, past, recent)
-            return model.next_logits(states[:, 0, :])[:, :known], recent
+            token_ids = ops.expand_dims(tokens, 1)
+            states, recent = blocks.step(token_ids, lengths, slots, past, recent)
+            return logits_of_last_(states, ops.ones_like(lengths)), recent
 
         def read(
             token_ids: Any,
@@ -114,32 +138,41 @@ class DecodeSteps:
             past: Sequence[KeyValues],
             recent: Sequence[KeyValues],
         ) -> tuple[Any, list[KeyValues]]:
-            states, recent = model.step(token_ids, lengths, slots, past, recent)
-            return logits_at(states, places), recent
+            states, recent = blocks.step(token_ids, lengths, slots, past, recent)
+            return logits_at_(states, places), recent
+
+        def folded(
+            past: Sequence[KeyValues], recent: Sequence[KeyValues], lengths: Any, slots: Any
+        ) -> list[KeyValues]:
+            pairs = zip(past, recent, strict=True)
+            return [put_in_ring_(layer, new, lengths, slots) for layer, new in pairs]
 
         def extend(
             token_ids: Any, counts: Any, lengths: Any, past: Sequence[KeyValues]
         ) -> tuple[Any, list[KeyValues]]:
             recent = empty_recent(past, token_ids.shape[1])
-            states, recent = model.step(token_ids, lengths, ops.zeros_like(lengths), past, recent)
-            logits = logits_at(states, ops.expand_dims(counts - 1, 1))[:, 0, :]
-            return logits, fold(past, recent, lengths, counts)
+            states, recent = blocks.step(token_ids, lengths, ops.zeros_like(lengths), past, recent)
+            return logits_of_last_(states, counts), folded(past, recent, lengths, counts)
 
-        self.first = self.first_whole = compiled(first, model)
-        self.keep_windows: Callable[..., Any] = lambda past, lengths: past
-        if any(window is not None for window in model.config.attention_windows):
-            self.first_whole = compiled(first_whole, model)
-            self.keep_windows = compiled(keep, model)
-        self.next = compiled(following, model)
-        self.read = compiled(read, model)
+        def place_layers(
+            mine: Sequence[KeyValues], others: Sequence[KeyValues], at: Any
+        ) -> list[KeyValues]:
+            return [place_(a, b, at) for a, b in zip(mine, others, strict=True)]
+
+        self.first = self.first_whole = assembled(first, model)
+        if has_windows:
+            self.first_whole = assembled(first_whole, model)
+        self.next = assembled(following, model)
+        self.read = assembled(read, model)
+        self.extend = assembled(extend, model)
+        self.fold = assembled(folded, model)
+        self.place = place_
+        self.place_layers = assembled(place_layers, model)
         self.probabilities = compiled_for_all(probabilities)
         self.accept = compiled_for_all(accept)
-        self.fold = compiled_for_all(fold)
         self.choose = compiled_for_all(choose)
         self.choose_controlled = compiled_for_all(choose_controlled)
         self.logprobs = compiled_for_all(_logprobs)
-        self.extend = compiled(extend, model)
-        self.place = compiled_for_all(place)
         self.score = compiled(model.score_positions, model)
         self._several = looped(self._none_is_last, self._one_more)
         self._config = model.config

@@ -1,7 +1,9 @@
 """Compiling before the first request what requests will need."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 
@@ -21,6 +23,12 @@ from keras_gpt.generation.protocol import Decoder
 from keras_gpt.generation.rows import Row, sampling_of, taken, tensor
 from keras_gpt.generation.sampling_options import SamplingOptions, check_int
 from keras_gpt.generation.steps import GoingOn, decode_steps
+
+# While XLA compiles one function, Python traces the next: more threads would gain nothing.
+_AT_ONCE = 2
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
 
 
 def warmup(
@@ -52,11 +60,12 @@ def warmup(
 def _read_at_once(model: Decoder, sizes: Sequence[int], lengths: Sequence[int]) -> ReadPrompts:
     """Compile the reading of prompts; give what a short one leaves."""
 
-    def read(size: int, length: int) -> ReadPrompts:
+    def read(shape: tuple[int, int]) -> ReadPrompts:
+        size, length = shape
         token_ids = tensor([[0] * length] * size, "int32")
         return ReadPrompts(*decode_steps(model).first(token_ids, tensor([1] * size, "int32")))
 
-    first, *_ = [read(size, length) for size in sizes for length in lengths]
+    first, *_ = _each(read, itertools.product(sizes, lengths))
     return first
 
 
@@ -68,13 +77,18 @@ def _read_in_chunks(
     is_whole = model.config.bidirectional_prefix
     widths = first_widths(model.config.context_length if is_whole else chunk)
     needed = [width for before, width in itertools.pairwise([0, *widths]) if before < longest]
-    (logits, shortest), *_ = [steps.first_whole(tensor([[0] * w], "int32"), one) for w in needed]
-    pasts = [grow_cache(shortest, length) for length in lengths]
-    for past in pasts:
+    (logits, shortest), *_ = _each(
+        lambda width: steps.first_whole(tensor([[0] * width], "int32"), one), needed
+    )
+
+    def go_on(length: int) -> None:
+        past = grow_cache(shortest, length)
         steps.keep_windows(past, one)
         for width in [] if is_whole else next_widths(chunk):
             steps.extend(tensor([[0] * width], "int32"), one, one, past)
-    return ReadPrompts(logits, steps.keep_windows(pasts[0], one))
+
+    _each(go_on, lengths)
+    return ReadPrompts(logits, steps.keep_windows(grow_cache(shortest, lengths[0]), one))
 
 
 def _go_on(
@@ -96,8 +110,10 @@ def _go_on(
     joining, at = np.zeros(1, "int32"), tensor(0, "int32")
     joins = is_shared and size > 1
     if joins:
-        steps.place(control, taken(control, joining), at)
-    for length in lengths:
+        for each in (control, (sampling, logits)):
+            steps.place(each, taken(each, joining), at)
+
+    def go_on(length: int) -> None:
         past = steps.grow(shortest, length)
         recent = empty_recent(past)
         going_on = GoingOn(
@@ -113,5 +129,13 @@ def _go_on(
         steps.several(going_on, tokens, recent)
         steps.fold(past, recent, ones, ones)
         if joins:
-            parts = (past, recent, sampling, logits)
-            steps.place(parts, taken(parts, joining), at)
+            for part in (past, recent):
+                steps.place_layers(part, taken(part, joining), at)
+
+    _each(go_on, lengths)
+
+
+def _each(function: Callable[[Task], Result], tasks: Iterable[Task]) -> list[Result]:
+    """Call a function for each task, some at a time."""
+    with ThreadPoolExecutor(_AT_ONCE, "keras_gpt.warmup") as threads:
+        return list(threads.map(function, tasks))

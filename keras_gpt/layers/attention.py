@@ -161,7 +161,7 @@ class CausalSelfAttention(keras.layers.Layer):
         if group > 1:
             length = ops.shape(scores)[3]
             scores = ops.reshape(scores, (batch, config.num_heads, time, length))
-        return ops.softmax(ops.where(mask, scores, LARGE_NEGATIVE), axis=-1)
+        return _softmax(ops.where(mask, scores, LARGE_NEGATIVE))
 
     def _output(self, weights: Any, parts: Sequence[KeyValues], training: bool | None) -> Any:
         """Weigh the values, and project."""
@@ -205,10 +205,22 @@ def _weigh(weights: Any, parts: Sequence[KeyValues]) -> Any:
     )
 
 
+def _softmax(scores: Any) -> Any:
+    """Give the softmax over the last axis of finite scores."""
+    length = scores.shape[-1]
+    if length is None or not 16 <= length < _NOT_UNROLLED:
+        return ops.softmax(scores, axis=-1)
+    more = [[0, 0], [0, 0], [0, 0], [0, _NOT_UNROLLED - length]]
+    scores = ops.pad(scores, more, constant_values=-float("inf"))
+    return ops.softmax(scores, axis=-1)[..., :length]
+
+
 def _joined(parts: list[Any]) -> Any:
     return parts[0] if len(parts) == 1 else ops.concatenate(parts, axis=-1)
 
 
+# XLA unrolls the loops of a softmax over fewer places, and takes up to ten times as long to compile it.
+_NOT_UNROLLED = 40
 # Scores are float32 when they are masked. Not -inf: a row that sees nothing must stay finite.
 LARGE_NEGATIVE = -1e30
 

@@ -1,6 +1,6 @@
 """GPT: a decoder-only Transformer as a Keras model."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -9,7 +9,6 @@ from keras import ops
 from keras_gpt import losses
 from keras_gpt.config import GPTConfig
 from keras_gpt.generation_settings import GenerationSettings
-from keras_gpt.key_values import KeyValues, ring_positions
 from keras_gpt.layers import (
     Block,
     PositionEmbedding,
@@ -17,11 +16,11 @@ from keras_gpt.layers import (
     TokenEmbedding,
     attention_mask,
     branch_mask,
-    drop_turned,
     make_norm,
     rotary_tables,
     token_positions,
 )
+from keras_gpt.models.cached_pass import CachedPass
 from keras_gpt.models.formats import Formats
 from keras_gpt.models.inputs import unpack_inputs
 from keras_gpt.models.integer_weights import mode_of, set_mode, split_policy, with_mode
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
 
 
 @keras.saving.register_keras_serializable("keras_gpt")
-class GPT(TextMethods, Formats, NextTokenModel):
+class GPT(CachedPass, TextMethods, Formats, NextTokenModel):
     """A GPT: token ids in, the logits of each next token out.
 
     Args:
@@ -185,7 +184,7 @@ class GPT(TextMethods, Formats, NextTokenModel):
             comes from each key.
         """
         token_ids, positions, masks = self._unpack(inputs, mask)
-        states, rotary = self._embed(token_ids, positions, training=False)
+        states, rotary = self.embed_tokens(token_ids, positions, training=False)
         for layer, block in enumerate(self.blocks):
             window = self.config.attention_window(layer)
             states, weights = block.with_weights(states, masks[window], rotary)
@@ -228,7 +227,7 @@ class GPT(TextMethods, Formats, NextTokenModel):
     def _run_blocks(
         self, token_ids: Any, positions: Any, masks: Mapping[int | None, Any], training: bool | None
     ) -> Any:
-        states, rotary = self._embed(token_ids, positions, training)
+        states, rotary = self.embed_tokens(token_ids, positions, training)
         for layer, block in enumerate(self.blocks):
             window = self.config.attention_window(layer)
             states = block(states, masks[window], rotary, training=training)
@@ -247,9 +246,10 @@ class GPT(TextMethods, Formats, NextTokenModel):
             return ops.convert_to_tensor(self.token_embedding.embeddings)
         return ops.transpose(ops.convert_to_tensor(self.token_embedding.reverse_embeddings))
 
-    def _embed(
+    def embed_tokens(
         self, token_ids: Any, positions: Any, training: bool | None
     ) -> tuple[Any, RotaryTables | None]:
+        """Give what the first block takes: states (batch, time, embedding_dim), and rotary angles."""
         states = self.token_embedding(token_ids)
         rotary = None
         if self.position_embedding is None:
@@ -269,99 +269,7 @@ class GPT(TextMethods, Formats, NextTokenModel):
             states = self.final_norm(states)
         return ops.tanh(states) if self.config.output_activation == "tanh" else states
 
-    # -- the forward pass with a cache ------------------------------------------------------------
-
-    def prefill(self, token_ids: Any, lengths: Any) -> tuple[Any, list[KeyValues]]:
-        """Read prompts and keep every layer's keys and values.
-
-        Args:
-            token_ids: (batch, time) int32, padded on the right.
-            lengths: (batch,) int32, real tokens of each row.
-
-        Returns:
-            The last states (batch, time, embedding_dim), for `next_logits`, and for each layer the
-            keys and values, (batch, key/value heads, time, head_dim).
-        """
-        time = ops.shape(token_ids)[1]
-        prefix = lengths if self.config.bidirectional_prefix else None
-        masks = {
-            window: attention_mask(time, window, prefix_lengths=prefix)
-            for window in set(self.config.attention_windows)
-        }
-        states, rotary = self._embed(token_ids, token_positions(time), training=False)
-        cache = []
-        for layer, block in enumerate(self.blocks):
-            mask = masks[self.config.attention_window(layer)]
-            states, kept = block.prefill(states, mask, rotary)
-            cache.append(kept)
-        return states, cache
-
-    def step(
-        self,
-        token_ids: Any,
-        lengths: Any,
-        slots: Any,
-        past: Sequence[KeyValues],
-        recent: Sequence[KeyValues],
-    ) -> tuple[Any, list[KeyValues]]:
-        """Read more tokens, usually one a row.
-
-        A row's earlier tokens lie in `past` (its first `lengths` places) and then in `recent` (its
-        first `slots` slots). Only `recent` is made anew. In a layer with a window `past` may be a
-        ring (see `ring_positions`) that is shorter than the row and at least as long as the window.
-
-        Args:
-            token_ids: (batch, new) int32.
-            lengths: (batch,) int32, how many tokens of each row are in `past`.
-            slots: (batch,) int32, how many are in `recent`; the new tokens go behind them.
-            past: for each layer keys and values, (batch, key/value heads, length, head_dim), the
-                lengths the same for layers of the same window.
-            recent: for each layer keys and values, (batch, key/value heads, slots, head_dim).
-
-        Returns:
-            The last states (batch, new, embedding_dim), for `next_logits`, and `recent` with the
-            new tokens in it.
-        """
-        batch, new = ops.shape(token_ids)[0], ops.shape(token_ids)[1]
-        slot = ops.arange(ops.shape(recent[0].keys)[2], dtype="int32")[None, None, None, :]
-        in_past = ops.reshape(lengths, (-1, 1, 1, 1))
-        # (batch, 1, new, 1): the slot of each new token.
-        own = ops.reshape(slots, (-1, 1, 1, 1)) + ops.reshape(
-            ops.arange(new, dtype="int32"), (1, 1, -1, 1)
-        )
-        masks = {}
-        for layer, each in enumerate(past):
-            window = self.config.attention_window(layer)
-            if window in masks:
-                continue
-            size = ops.shape(each.keys)[2]
-            place = ring_positions(lengths, size)[:, None, None, :]  # (batch, 1, 1, size)
-            seen = ops.broadcast_to(place >= 0, (batch, 1, new, size))
-            seen_slots = slot <= own  # (batch, 1, new, slots)
-            if window is not None:
-                seen = ops.logical_and(seen, in_past + own - place < window)
-                seen_slots = ops.logical_and(seen_slots, own - slot < window)
-            masks[window] = ops.concatenate([seen, seen_slots], axis=-1)
-        positions = ops.reshape(in_past + own, (batch, new))
-        # A row that has ended may stand beyond the last position; nobody looks at it.
-        positions = ops.minimum(positions, self.config.context_length - 1)
-        states, rotary = self._embed(token_ids, positions, training=False)
-        kept = []
-        for layer, block in enumerate(self.blocks):
-            mask = masks[self.config.attention_window(layer)]
-            states, layer_recent = block.step(
-                states, past[layer], recent[layer], slots, mask, rotary
-            )
-            kept.append(layer_recent)
-        return states, kept
-
-    def drop_tokens(self, past: Sequence[KeyValues], first: Any, counts: Any) -> list[KeyValues]:
-        """Take `counts` tokens of each row out of `past` from place `first` on; see `drop_turned`."""
-        return drop_turned(past, first, counts, self.config)
-
-    def next_logits(self, states: Any) -> Any:
-        """Turn states that `prefill` or `step` gave, (batch, embedding_dim), into float32 logits."""
-        return ops.cast(self.project(self.finish(states)), "float32")
+    # -- scoring ----------------------------------------------------------------------------------
 
     def score_positions(self, token_ids: Any, prefix_lengths: Any) -> Any:
         """Give -log P of each token given those before it.

@@ -6,27 +6,17 @@ import logging
 import os
 import socket
 import sys
-import time
-from types import FrameType
 from typing import Any
-
-try:
-    import uvicorn
-except ImportError as error:
-    raise ImportError(
-        "serving needs fastapi and uvicorn: pip install 'keras-gpt[serve]'"
-    ) from error
 
 from keras_gpt.serving.addresses import address_of, listen
 from keras_gpt.serving.admission import DEFAULT_MAX_WAITING, Admission
 from keras_gpt.serving.app import DEFAULT_MAX_REQUEST_BYTES, DEFAULT_POLL_SECONDS, create_app
+from keras_gpt.serving.draining import LAST_SECONDS, DrainingServer
 from keras_gpt.serving.rpc.server import grpc_server
 from keras_gpt.serving.rpc.service import Services
 from keras_gpt.serving.sample_request import curl_line
 
 _log = logging.getLogger("keras_gpt.serving")
-
-_LAST_SECONDS = 2  # for connections that are still open after the last answer
 
 
 def serve(
@@ -117,13 +107,9 @@ class Server:
         self.grpc_address = ""
         self._host = host
         self._max_request_bytes = max_request_bytes
-        config = uvicorn.Config(
-            app,
-            log_level="warning",
-            access_log=False,
-            timeout_graceful_shutdown=_LAST_SECONDS,
+        self.rest = DrainingServer(
+            app, self._refuse, lambda: self.admission.in_flight, drain_seconds
         )
-        self.rest = _Draining(config, self.admission, drain_seconds)
 
     async def run(self, listener: socket.socket, grpc_port: int, started: Any) -> None:
         """Serve until a signal comes.
@@ -148,33 +134,10 @@ class Server:
             started()
             await self.rest.serve(sockets=[listener])
         finally:
-            await rpc.stop(_LAST_SECONDS)
+            await rpc.stop(LAST_SECONDS)
 
-
-class _Draining(uvicorn.Server):
-    """A server that on a signal answers what it has begun, refuses the rest, and ends."""
-
-    def __init__(self, config: uvicorn.Config, admission: Admission, seconds: float) -> None:
-        super().__init__(config)
-        self._admission = admission
-        self._seconds = seconds
-        self._end: float | None = None
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin to end; a second signal ends at once."""
-        if self._end is not None:
-            self.should_exit = self.force_exit = True
-            return
-        self._end = time.monotonic() + self._seconds
-        self._admission.is_draining = True
-
-    async def on_tick(self, counter: int) -> bool:
-        """Say, ten times a second, whether the end has come."""
-        if self._end is not None and (
-            self._admission.in_flight == 0 or time.monotonic() > self._end
-        ):
-            self.should_exit = True
-        return bool(await super().on_tick(counter))
+    def _refuse(self) -> None:
+        self.admission.is_draining = True
 
 
 def _announce(folder: str | os.PathLike[str], server: Server) -> None:

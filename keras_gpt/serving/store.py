@@ -62,7 +62,6 @@ class ModelStore:
         self._lock = threading.Lock()  # held for moments: guards the two dicts
         self._states: dict[str, dict[int, VersionState]] = {}
         self._labels: dict[str, dict[str, int]] = {}
-        self._names: set[str] = set()  # of the models that are to be served
         # What a version's folder looked like when loading failed: a changed one is tried again.
         self._failed: dict[tuple[str, int, Path], Any] = {}
         self._leaving: list[VersionState] = []  # unloaded, and perhaps still answering
@@ -203,14 +202,18 @@ class ModelStore:
         with self._change:
             entries = entries_of(config, self._permitted)
             self._configured = entries
-            self._serve(entries)
-            loaded = {servable.name for servable in self.servables()}
-            missing = [entry.name for entry in entries if entry.name not in loaded]
-            if missing:
-                raise ServingError(
-                    f"Some models did not become available: {{{', '.join(missing)}}}", "UNKNOWN"
-                )
-            self._assign_labels(entries)
+            wanted = self._load_wanted(entries)
+            try:
+                loaded = {servable.name for servable in self.servables()}
+                missing = [entry.name for entry in entries if entry.name not in loaded]
+                if missing:
+                    raise ServingError(
+                        f"Some models did not become available: {{{', '.join(missing)}}}", "UNKNOWN"
+                    )
+                # Labels move while their old versions are still there: none is without one.
+                self._assign_labels(entries)
+            finally:
+                self._unload_others(entries, wanted)
 
     def _labelled(self, name: str, label: str) -> int:
         with self._lock:
@@ -267,6 +270,11 @@ class ModelStore:
 
     def _serve(self, entries: list[ModelEntry]) -> None:
         """Load what the entries want; then unload what none of them wants."""
+        self._unload_others(entries, self._load_wanted(entries))
+
+    def _load_wanted(self, entries: list[ModelEntry]) -> dict[str, dict[int, Path]]:
+        """Load what the entries want, and say which versions of which models that is."""
+        found = {}
         for entry in entries:
             try:
                 wanted = entry.wanted()
@@ -276,13 +284,19 @@ class ModelStore:
                 continue
             for number, path in wanted.items():
                 self._load(entry.name, number, path)
+            found[entry.name] = wanted
+        return found
+
+    def _unload_others(self, entries: list[ModelEntry], found: dict[str, dict[int, Path]]) -> None:
+        """Unload what the entries do not want; `found` says which versions they want."""
+        for name, wanted in found.items():
             with self._lock:
-                states = self._states.get(entry.name, {})
+                states = self._states.get(name, {})
                 can_answer = any(states[number].servable for number in wanted)
                 unwanted = [state for number, state in states.items() if number not in wanted]
             if can_answer or not wanted:
                 self._unload(unwanted)
-        self._names = names = {entry.name for entry in entries}
+        names = {entry.name for entry in entries}
         with self._lock:
             gone = [s for n, vs in self._states.items() if n not in names for s in vs.values()]
         self._unload(gone)

@@ -75,6 +75,11 @@ def unavailable(message: str, code: str) -> ApiError:
     return ApiError(503, message, code=code, headers={"retry-after": "1"})
 
 
+def shutting_down() -> ApiError:
+    """Give the error of a server that is about to end."""
+    return unavailable("the server is shutting down: ask another one", "shutting_down")
+
+
 def queue_full() -> ApiError:
     """Give the error of a server that too many requests wait for."""
     return ApiError(

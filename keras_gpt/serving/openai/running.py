@@ -10,7 +10,13 @@ from starlette.concurrency import run_in_threadpool
 
 from keras_gpt.generation import Answer, QueueFullError, Request
 from keras_gpt.generation.decode import Chosen
-from keras_gpt.serving.openai.errors import ApiError, of_argument, queue_full, unavailable
+from keras_gpt.serving.openai.errors import (
+    ApiError,
+    of_argument,
+    queue_full,
+    shutting_down,
+    unavailable,
+)
 from keras_gpt.serving.openai.service import Service
 
 
@@ -153,5 +159,5 @@ class Running:
 
     def _closed(self) -> ApiError:
         if self._service.is_draining:
-            return unavailable("the server is shutting down: ask another one", "shutting_down")
+            return shutting_down()
         return ApiError(500, "the engine has failed; the server's log says why")

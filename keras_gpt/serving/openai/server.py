@@ -4,27 +4,22 @@ import functools
 import logging
 import os
 import sys
-import time
-from types import FrameType
 from typing import Any
 
 try:
-    import uvicorn
     from fastapi import FastAPI
-    from starlette.concurrency import run_in_threadpool
 except ImportError as error:
     raise ImportError(
         "serving needs fastapi and uvicorn: pip install 'keras-gpt[serve]'"
     ) from error
 
 from keras_gpt.serving.addresses import address_of, listen
+from keras_gpt.serving.draining import DrainingServer
 from keras_gpt.serving.openai.app import create_app
 from keras_gpt.serving.openai.connections import Connection
 from keras_gpt.serving.openai.keys import Keys
 from keras_gpt.serving.openai.records import LogHandler
 from keras_gpt.serving.openai.service import Limits, Service
-
-_LAST_SECONDS = 2  # for connections that are still open after the last answer
 
 
 def serve(
@@ -80,48 +75,30 @@ def serve(
         handler = LogHandler(app.state.log)
         logging.getLogger().addHandler(handler)
         try:
-            DrainingServer(app, drain_seconds).run(sockets=[listener])
+            draining_server(app, drain_seconds).run(sockets=[listener])
         finally:
             logging.getLogger().removeHandler(handler)
 
 
-class DrainingServer(uvicorn.Server):
-    """A server that on a signal answers what it has begun, refuses the rest, and ends.
+def draining_server(app: FastAPI, seconds: float) -> DrainingServer:
+    """Make the server of an application of `create_app`.
 
     Args:
-        app: of `create_app`; its service is told that the end has come.
-        seconds: how long to wait for answers.
+        app: its service is told when the end has come.
+        seconds: how long to wait for answers then; what has not ended gets status 503.
     """
+    service: Service = app.state.service
 
-    def __init__(self, app: FastAPI, seconds: float) -> None:
-        self._service: Service = app.state.service
-        config = uvicorn.Config(
-            app,
-            http=functools.partial(Connection, seconds=self._service.limits.client_timeout),
-            ws="none",
-            log_config=None,
-            log_level="warning",
-            access_log=False,
-            timeout_graceful_shutdown=_LAST_SECONDS,
-        )
-        super().__init__(config)
-        self._seconds = seconds
-        self._end: float | None = None
+    def refuse() -> None:
+        service.is_draining = True
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin to end; a second signal ends at once."""
-        if self._service.is_draining:
-            self.should_exit = self.force_exit = True
-            return
-        self._end = time.monotonic() + self._seconds
-        self._service.is_draining = True
-
-    async def on_tick(self, counter: int) -> bool:
-        """Say, ten times a second, whether the end has come."""
-        if self._end is not None:
-            is_late = time.monotonic() > self._end
-            if is_late:  # what has not ended is answered with status 503
-                await run_in_threadpool(self._service.close)
-            if is_late or self._service.in_flight == 0:
-                self.should_exit = True
-        return bool(await super().on_tick(counter))
+    return DrainingServer(
+        app,
+        refuse,
+        lambda: service.in_flight,
+        seconds,
+        service.close,
+        http=functools.partial(Connection, seconds=service.limits.client_timeout),
+        ws="none",
+        log_config=None,
+    )

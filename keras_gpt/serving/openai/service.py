@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from keras_gpt.generation import Engine
 from keras_gpt.generation.sampling_options import check_int, is_number
-from keras_gpt.serving.openai.errors import ApiError, queue_full, unavailable
+from keras_gpt.serving.openai.errors import ApiError, queue_full, shutting_down, unavailable
 from keras_gpt.serving.openai.grammars import Grammars
 
 # A longer one takes much memory and time to compile, so it has to be asked for.
@@ -98,6 +98,7 @@ class Service:
         self._reader = ThreadPoolExecutor(1, "keras_gpt.read")
         self._num_reading = 0  # those that wait included
         self._failure: Exception | None = None
+        self._is_closed = False
 
     def warm_up(self) -> None:
         """Compile what requests need, if that is wanted; before its end no request is taken."""
@@ -126,7 +127,7 @@ class Service:
             ApiError: the server is starting, ending, or broken.
         """
         if self.is_draining:
-            raise unavailable("the server is shutting down: ask another one", "shutting_down")
+            raise shutting_down()
         if not self.is_alive:
             raise ApiError(500, "the server has failed; its log says why", code="engine_failed")
         if not self._warm.is_set():
@@ -204,12 +205,27 @@ class Service:
             self._num_reading -= 1
 
     async def read(self, function: Callable[..., T], *args: Any) -> T:
-        """Call a function that reads texts outside of the engine, when its turn comes."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._reader, function, *args)
+        """Call a function that reads texts outside of the engine, when its turn comes.
+
+        Raises:
+            ApiError: the server ends before that.
+        """
+        try:
+            future = self._reader.submit(function, *args)
+            return await asyncio.wrap_future(future)
+        except RuntimeError as error:
+            if self._is_closed:
+                raise shutting_down() from error
+            raise
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if self._is_closed and task is not None and not task.cancelling():
+                raise shutting_down() from error
+            raise
 
     def close(self) -> None:
         """End the engine."""
+        self._is_closed = True
         self._reader.shutdown(wait=False, cancel_futures=True)
         self.engine.close()
 

@@ -1,0 +1,131 @@
+"""A model's passes as a few compiled programs, of which one serves several groups of blocks.
+
+XLA compiles each block of a model anew, though all of them compute the same with other weights. Here
+the program of a group of blocks takes their weights as arguments, and is called for one group after
+the other: a model of 30 blocks is compiled as fast as one of 10. Each call costs a little, so groups
+are few (tests/benchmarks/RESULTS.md has the figures).
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import keras
+from keras import ops
+
+from keras_gpt.generation.compiled import compiled
+from keras_gpt.generation.protocol import Decoder
+from keras_gpt.key_values import BlockInputs, KeyValues
+
+_MOST_GROUPS = 4
+
+
+class LayerGroups:
+    """`prefill` and `step` of a model, to be called in an `assembled` function.
+
+    Args:
+        model: its blocks.
+    """
+
+    def __init__(self, model: Decoder) -> None:
+        self._model = model
+        self._prefill_inputs = compiled(model.prefill_inputs, model)
+        self._step_inputs = compiled(self._inputs_of_step, model)
+        programs: dict[Any, _Programs] = {}
+        self._groups: list[tuple[range, _Programs]] = []
+        for layers in _groups([_form(model, layer) for layer in range(len(model.blocks))]):
+            form = tuple(_form(model, layer) for layer in layers)
+            if form not in programs:
+                programs[form] = _programs(model, layers)
+            self._groups.append((layers, programs[form]))
+
+    def prefill(self, token_ids: Any, lengths: Any) -> tuple[Any, list[KeyValues]]:
+        """Read prompts; see `GPT.prefill`."""
+        inputs = self._prefill_inputs(token_ids, lengths)
+        kept: list[KeyValues] = []
+        for layers, programs in self._groups:
+            states, some = programs.prefill(_values(self._model, layers), inputs)
+            inputs = inputs._replace(states=states)
+            kept += some
+        return inputs.states, kept
+
+    def step(
+        self,
+        token_ids: Any,
+        lengths: Any,
+        slots: Any,
+        past: Sequence[KeyValues],
+        recent: Sequence[KeyValues],
+    ) -> tuple[Any, list[KeyValues]]:
+        """Read more tokens; see `GPT.step`."""
+        first = recent[0].keys
+        inputs = self._step_inputs(token_ids, lengths, slots, [each.keys for each in past], first)
+        kept: list[KeyValues] = []
+        for layers, programs in self._groups:
+            part = slice(layers.start, layers.stop)
+            states, some = programs.step(
+                _values(self._model, layers), inputs, slots, list(past[part]), list(recent[part])
+            )
+            inputs = inputs._replace(states=states)
+            kept += some
+        return inputs.states, kept
+
+    def _inputs_of_step(
+        self, token_ids: Any, lengths: Any, slots: Any, past_keys: Any, recent_keys: Any
+    ) -> BlockInputs:
+        sizes = [ops.shape(keys)[2] for keys in past_keys]
+        return self._model.step_inputs(token_ids, lengths, slots, sizes, ops.shape(recent_keys)[2])
+
+
+class _Programs(NamedTuple):
+    """Compiled functions of a group's weights and of what `CachedPass` takes."""
+
+    prefill: Callable[..., Any]
+    step: Callable[..., Any]
+
+
+def _programs(model: Decoder, layers: range) -> _Programs:
+    """Make the programs of groups whose blocks are of the forms of these layers' blocks."""
+    variables = _variables(model, layers)
+
+    def with_values(run: Callable[..., Any]) -> Callable[..., Any]:
+        def function(values: Sequence[Any], *args: Any) -> Any:
+            mapping = list(zip(variables, values, strict=True))
+            with keras.StatelessScope(state_mapping=mapping):
+                return run(layers, *args)
+
+        return compiled(function, model)
+
+    return _Programs(with_values(model.prefill_blocks), with_values(model.step_blocks))
+
+
+def _variables(model: Decoder, layers: Sequence[int]) -> list[Any]:
+    return [weight for layer in layers for weight in model.blocks[layer].weights]
+
+
+def _values(model: Decoder, layers: Sequence[int]) -> list[Any]:
+    return [ops.convert_to_tensor(each.value) for each in _variables(model, layers)]
+
+
+def _form(model: Decoder, layer: int) -> Any:
+    """Give what two blocks must have in common to share a program."""
+    block = model.blocks[layer]
+    weights = [
+        (each.path.removeprefix(block.path), tuple(each.shape), each.dtype)
+        for each in block.weights
+    ]
+    return model.config.attention_window(layer), tuple(weights)
+
+
+def _groups(forms: Sequence[Any]) -> list[range]:
+    """Cut a row of blocks into groups so that few blocks have to be compiled."""
+
+    def cut(size: int) -> list[range]:
+        starts = range(0, len(forms), size)
+        return [range(start, min(start + size, len(forms))) for start in starts]
+
+    def cost(size: int) -> tuple[int, int]:
+        different = {tuple(forms[layer] for layer in group) for group in cut(size)}
+        return sum(map(len, different)), -size
+
+    smallest = -(-len(forms) // _MOST_GROUPS)
+    return cut(min(range(smallest, len(forms) + 1), key=cost))
