@@ -225,10 +225,23 @@ def _product(
 def _int8_sums(numbers: Any, matrix: Any) -> Any:
     """Give x Wᵀ of (n, columns) float whole numbers and (rows, columns) int8 as (n, rows) sums."""
     if numbers.shape[0] == 1:
-        # XLA on a CPU multiplies one row faster in float32 than in integers, widening the weights
-        # as it reads them. Sums of whole numbers are exact up to 2^24, which they stay far below.
-        return _matmul_transposed(numbers, ops.cast(matrix, "float32"))
+        return _one_row(numbers, matrix)
+    if numbers.shape[0] is None and keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        # As in a SavedModel. Where XLA compiles it the number is known, and one branch is left.
+        is_one = tf.cast(tf.equal(tf.shape(numbers)[0], 1), "int32")
+        ways = (_integer_product, _one_row)
+        branches = [lambda way=way: ops.cast(way(numbers, matrix), "float32") for way in ways]
+        return tf.switch_case(is_one, branches)
     return _integer_product(numbers, matrix)
+
+
+def _one_row(numbers: Any, matrix: Any) -> Any:
+    # XLA on a CPU multiplies one row faster in float32 than in integers, widening the weights as it
+    # reads them. Sums of whole numbers are exact up to 2^24: 1,040 columns of the largest ones, or
+    # many more of usual ones.
+    return _matmul_transposed(numbers, ops.cast(matrix, "float32"))
 
 
 def _integer_product(numbers: Any, matrix: Any) -> Any:

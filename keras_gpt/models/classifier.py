@@ -12,7 +12,7 @@ from keras_gpt.checkpoints import require_size
 from keras_gpt.config import GPTConfig
 from keras_gpt.generation_settings import GenerationSettings
 from keras_gpt.models.gpt import GPT
-from keras_gpt.models.integer_weights import chosen_mode, load_into, with_mode
+from keras_gpt.models.integer_weights import chosen_mode, load_into, require_trainable, with_mode
 from keras_gpt.models.keeping import Keeping
 from keras_gpt.models.text_batches import TextBatches, is_text
 
@@ -190,8 +190,10 @@ class GPTClassifier(Keeping, keras.Model):
             Keras' History.
 
         Raises:
-            ValueError: there are no texts or labels, a text is empty, or a label is out of range.
+            ValueError: there are no texts or labels, a text is empty, a label is out of range, or
+                the GPT's matrices are integers.
         """
+        require_trainable(self)
         if not self.compiled:
             self.compile(
                 optimizer=keras.optimizers.AdamW(3e-4, global_clipnorm=1.0),

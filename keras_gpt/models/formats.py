@@ -5,7 +5,13 @@ from typing import Any, Self
 
 from keras_gpt.checkpoints import require_size, save_huggingface
 from keras_gpt.config import GPTConfig
-from keras_gpt.models.integer_weights import chosen_mode, load_into, require_mode, with_mode
+from keras_gpt.models.integer_weights import (
+    chosen_mode,
+    load_into,
+    require_mode,
+    split_policy,
+    with_mode,
+)
 from keras_gpt.models.keeping import Keeping
 
 
@@ -52,6 +58,11 @@ class Formats(Keeping):
             >>> gpt = GPT.from_preset("gpt2", load_weights=False)
         """
         require_mode(quantize)
+        if not load_weights and split_policy(dtype)[1] is not None:
+            raise ValueError(
+                "dtype must be a policy of floats where no weights are loaded: pass quantize for "
+                f"random ones that are rounded. Received: dtype={dtype!r}, load_weights=False"
+            )
         if not os.path.exists(source) and str(source) in GPTConfig.preset_names():
             if load_weights:
                 raise ValueError(

@@ -77,6 +77,29 @@ def oddly_changed(model: keras.Model) -> list[str]:
     ]
 
 
+def require_trainable(model: keras.Model) -> None:
+    """Check, before a model is trained, that its matrices can change.
+
+    Raises:
+        ValueError: they are integers, have no LoRA weights beside them, and nobody froze them.
+    """
+    frozen = [
+        layer
+        for layer in _layers_with_matrices(model)
+        if layer.quantization_mode is not None
+        and layer.trainable
+        and not getattr(layer, "lora_enabled", False)
+    ]
+    matrices = list(_layers_with_matrices(model))
+    if matrices and len(frozen) == len(matrices):
+        raise ValueError(
+            "the model's matrices are integers, which training cannot change: load it without "
+            "quantize, give layers LoRA weights (enable_lora), or set its trainable to False to "
+            f"train what stands on it alone. Received: {len(frozen)} such layers, the first is "
+            f"{frozen[0].path}"
+        )
+
+
 def chosen_mode(checkpoint: Checkpoint, quantize: str | None) -> str | None:
     """Give the mode to build a model in, from what it is made of and what was asked for.
 

@@ -10,6 +10,7 @@ from keras import ops
 from keras_gpt import losses
 from keras_gpt.config import GPTConfig
 from keras_gpt.models.inputs import check_batches, check_next_ids
+from keras_gpt.models.integer_weights import require_trainable
 
 
 class TrainingOutputs(NamedTuple):
@@ -95,6 +96,7 @@ class NextTokenModel(keras.Model):
 
     def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Train as Keras does, after a look at the ids (all of an array, one batch else)."""
+        require_trainable(self)
         check_batches(x, y, self.config)
         if hasattr(x, "element_spec"):
             kwargs.setdefault("shuffle", False)  # Keras warns that it cannot shuffle a dataset

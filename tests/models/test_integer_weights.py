@@ -256,3 +256,22 @@ def test_one_matrix_is_read_at_a_time(
     assert len(taken) == 5
     for each in taken:
         assert order[order.index(each) - 1] == each.replace("took", "read")
+
+
+def test_integers_are_not_trained_in_vain():
+    """What would train hardly anything says so; LoRA, or a head alone, may be trained."""
+    gpt = make_gpt(num_layers=1)
+    gpt.quantize("int8")
+    gpt.compile("sgd")
+    with pytest.raises(ValueError, match=r"matrices are integers.*enable_lora"):
+        gpt.fit(IDS[:, :-1], IDS[:, 1:], verbose=0)
+    classifier = GPTClassifier(gpt, 2)
+    with pytest.raises(ValueError, match="matrices are integers"):
+        classifier.fit(IDS, np.array([0, 1]), verbose=0)
+    gpt.trainable = False
+    classifier.fit(IDS, np.array([0, 1]), batch_size=2, verbose=0)
+
+
+def test_random_weights_are_no_integers_of_zero():
+    with pytest.raises(ValueError, match=r"dtype must be a policy of floats.*int8_from_float32"):
+        GPT.from_preset("gpt2", load_weights=False, dtype="int8_from_float32")
