@@ -7,7 +7,7 @@ from gpt_cases import CONTEXT, make_gpt, small_tokenizer
 
 from keras_gpt import GPTConfig, generation
 from keras_gpt.generation_settings import GenerationSettings
-from keras_gpt.key_values import KeyValues
+from keras_gpt.key_values import BlockInputs, KeyValues
 
 
 @pytest.fixture(scope="module")
@@ -36,11 +36,19 @@ def test_closing_early(speaker):
     assert next(again) == first
 
 
+class Silent:
+    """A block that has nothing to say."""
+
+    path = "silent"
+    weights: list = []
+
+
 class Reciter:
     """A decoder that says the same ids after any prompt, whatever it reads."""
 
     variables: list = []
     generation_settings = GenerationSettings()
+    blocks = (Silent(),)
 
     def __init__(self, ids, tokenizer, prompt_length):
         self.tokenizer = tokenizer
@@ -55,18 +63,24 @@ class Reciter:
         self._logits = np.eye(tokenizer.vocab_size, dtype="float32")[np.array(ids)]
         self._prompt_length = prompt_length
 
-    def prefill(self, token_ids, lengths):
-        batch, time = token_ids.shape
-        empty = keras.ops.zeros((batch, 1, time, 1))
+    def prefill_inputs(self, token_ids, lengths):
         # The states are places in what is said; `next_logits` looks them up.
-        return keras.ops.zeros((batch, time, 1), "int32"), [KeyValues(empty, empty)]
+        return BlockInputs(keras.ops.zeros((*token_ids.shape, 1), "int32"), (), None)
+
+    def prefill_blocks(self, layers, inputs):
+        batch, time, _ = inputs.states.shape
+        empty = keras.ops.zeros((batch, 1, time, 1))
+        return inputs.states, [KeyValues(empty, empty)]
 
     def score_positions(self, token_ids, prefix_lengths):
         raise NotImplementedError
 
-    def step(self, token_ids, lengths, slots, past, recent):
+    def step_inputs(self, token_ids, lengths, slots, sizes, num_slots):
         places = lengths + slots - self._prompt_length + 1
-        return keras.ops.reshape(places, (-1, 1, 1)), list(recent)
+        return BlockInputs(keras.ops.reshape(places, (-1, 1, 1)), (), None)
+
+    def step_blocks(self, layers, inputs, slots, past, recent):
+        return inputs.states, list(recent)
 
     def next_logits(self, states):
         return keras.ops.take(self._logits, states[:, 0], axis=0)

@@ -42,7 +42,8 @@ def test_an_engine_compiles_nothing_after_it():
     counts = traces(gpt, names)
     # Pasts of 128 and 150; 1, 2 and 4 rows; later pieces of 32 and 50 tokens.
     want = {"_several": 6, "fold": 6, "read": 0, "extend": 4, "keep_windows": 2}
-    want |= {"place": 4, "place_layers": 6}
+    # Of 2 and 4 rows: four shapes of a layer's keys and values, their settings, and their logits.
+    want |= {"place": 12, "place_layers": 6}
     assert {name: traces(gpt, [name])[0] - before[name] for name in want} == want
     rng = np.random.default_rng(0)
     with Engine(gpt, max_batch=4, chunk=50) as engine:
