@@ -78,6 +78,10 @@ def serve(
             draining_server(app, drain_seconds).run(sockets=[listener])
         finally:
             logging.getLogger().removeHandler(handler)
+    if service.is_compiling:  # nobody was answered yet; XLA goes on for minutes, and cannot be told
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def draining_server(app: FastAPI, seconds: float) -> DrainingServer:

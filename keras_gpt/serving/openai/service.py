@@ -111,6 +111,11 @@ class Service:
         self._warm.set()
 
     @property
+    def is_compiling(self) -> bool:
+        """Say whether `warm_up` has not ended yet."""
+        return self._failure is None and not self._warm.is_set()
+
+    @property
     def is_alive(self) -> bool:
         """Say whether it answers, or will do so."""
         return self._failure is None and (self.is_draining or not self.engine.is_closed)
