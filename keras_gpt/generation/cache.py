@@ -9,7 +9,7 @@ whole cache, no variable is changed, and the same functions run in Python and in
 answers several requests at a time.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from keras import ops
@@ -74,7 +74,11 @@ def empty_recent(past: Sequence[KeyValues], slots: int = RECENT_SLOTS) -> list[K
 
 
 def fold(
-    past: Sequence[KeyValues], recent: Sequence[KeyValues], lengths: Any, slots: Any
+    past: Sequence[KeyValues],
+    recent: Sequence[KeyValues],
+    lengths: Any,
+    slots: Any,
+    put: Callable[..., KeyValues] = put_in_ring,
 ) -> list[KeyValues]:
     """Move the slots behind each row's past.
 
@@ -83,12 +87,12 @@ def fold(
         recent: for each layer a pair of (batch, heads, slots, head_dim).
         lengths: (batch,) int32, how many tokens of each row are in `past`.
         slots: (batch,) int32, how many are in `recent`.
+        put: does it for one layer; `put_in_ring`, which may be compiled.
 
     Returns:
         The new past, of the same shape.
     """
-    pairs = zip(past, recent, strict=True)
-    return [put_in_ring(layer, new, lengths, slots) for layer, new in pairs]
+    return [put(layer, new, lengths, slots) for layer, new in zip(past, recent, strict=True)]
 
 
 def keep_windows(past: Sequence[KeyValues], lengths: Any, config: GPTConfig) -> list[KeyValues]:

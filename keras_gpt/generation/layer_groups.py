@@ -32,8 +32,9 @@ class LayerGroups:
         self._step_inputs = compiled(self._inputs_of_step, model)
         programs: dict[Any, _Programs] = {}
         self._groups: list[tuple[range, _Programs]] = []
-        for layers in _groups([_form(model, layer) for layer in range(len(model.blocks))]):
-            form = tuple(_form(model, layer) for layer in layers)
+        forms = [_form(model, layer) for layer in range(len(model.blocks))]
+        for layers in _groups(forms):
+            form = tuple(forms[layers.start : layers.stop])
             if form not in programs:
                 programs[form] = _programs(model, layers)
             self._groups.append((layers, programs[form]))
@@ -124,7 +125,7 @@ def _groups(forms: Sequence[Any]) -> list[range]:
         return [range(start, min(start + size, len(forms))) for start in starts]
 
     def cost(size: int) -> tuple[int, int]:
-        different = {tuple(forms[layer] for layer in group) for group in cut(size)}
+        different = {tuple(forms[group.start : group.stop]) for group in cut(size)}
         return sum(map(len, different)), -size
 
     smallest = -(-len(forms) // _MOST_GROUPS)

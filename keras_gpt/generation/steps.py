@@ -11,6 +11,7 @@ from keras_gpt.generation.acceptance import accept
 from keras_gpt.generation.cache import (
     RECENT_SLOTS,
     empty_recent,
+    fold,
     grow_past,
     keep_windows,
     length_bucket,
@@ -144,8 +145,7 @@ class DecodeSteps:
         def folded(
             past: Sequence[KeyValues], recent: Sequence[KeyValues], lengths: Any, slots: Any
         ) -> list[KeyValues]:
-            pairs = zip(past, recent, strict=True)
-            return [put_in_ring_(layer, new, lengths, slots) for layer, new in pairs]
+            return fold(past, recent, lengths, slots, put_in_ring_)
 
         def extend(
             token_ids: Any, counts: Any, lengths: Any, past: Sequence[KeyValues]

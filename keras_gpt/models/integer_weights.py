@@ -83,20 +83,18 @@ def require_trainable(model: keras.Model) -> None:
     Raises:
         ValueError: they are integers, have no LoRA weights beside them, and nobody froze them.
     """
-    frozen = [
-        layer
-        for layer in _layers_with_matrices(model)
-        if layer.quantization_mode is not None
+    matrices = list(_layers_with_matrices(model))
+    if matrices and all(
+        layer.quantization_mode is not None
         and layer.trainable
         and not getattr(layer, "lora_enabled", False)
-    ]
-    matrices = list(_layers_with_matrices(model))
-    if matrices and len(frozen) == len(matrices):
+        for layer in matrices
+    ):
         raise ValueError(
             "the model's matrices are integers, which training cannot change: load it without "
             "quantize, give layers LoRA weights (enable_lora), or set its trainable to False to "
-            f"train what stands on it alone. Received: {len(frozen)} such layers, the first is "
-            f"{frozen[0].path}"
+            f"train what stands on it alone. Received: {len(matrices)} such layers, the first is "
+            f"{matrices[0].path}"
         )
 
 

@@ -5,13 +5,12 @@ import contextlib
 import logging
 import os
 import socket
-import sys
 from typing import Any
 
 from keras_gpt.serving.addresses import address_of, listen
 from keras_gpt.serving.admission import DEFAULT_MAX_WAITING, Admission
 from keras_gpt.serving.app import DEFAULT_MAX_REQUEST_BYTES, DEFAULT_POLL_SECONDS, create_app
-from keras_gpt.serving.draining import LAST_SECONDS, DrainingServer
+from keras_gpt.serving.draining import LAST_SECONDS, DrainingServer, exit_at_once
 from keras_gpt.serving.rpc.server import grpc_server
 from keras_gpt.serving.rpc.service import Services
 from keras_gpt.serving.sample_request import curl_line
@@ -82,10 +81,7 @@ def serve(
             asyncio.run(server.run(listener, grpc_port, lambda: _announce(folder, server)))
     if server.admission.in_flight:
         _log.error("%d requests had not ended", server.admission.in_flight)
-        # Python waits for threads, and these may be busy for hours.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(1)
+        exit_at_once(1)  # they may take hours
 
 
 class Server:

@@ -14,7 +14,7 @@ except ImportError as error:
     ) from error
 
 from keras_gpt.serving.addresses import address_of, listen
-from keras_gpt.serving.draining import DrainingServer
+from keras_gpt.serving.draining import DrainingServer, exit_at_once
 from keras_gpt.serving.openai.app import create_app
 from keras_gpt.serving.openai.connections import Connection
 from keras_gpt.serving.openai.keys import Keys
@@ -79,9 +79,7 @@ def serve(
         finally:
             logging.getLogger().removeHandler(handler)
     if service.is_compiling:  # nobody was answered yet; XLA goes on for minutes, and cannot be told
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(0)
+        exit_at_once(0)
 
 
 def draining_server(app: FastAPI, seconds: float) -> DrainingServer:

@@ -98,7 +98,6 @@ class Service:
         self._reader = ThreadPoolExecutor(1, "keras_gpt.read")
         self._num_reading = 0  # those that wait included
         self._failure: Exception | None = None
-        self._is_closed = False
 
     def warm_up(self) -> None:
         """Compile what requests need, if that is wanted; before its end no request is taken."""
@@ -217,20 +216,18 @@ class Service:
         """
         try:
             future = self._reader.submit(function, *args)
+        except RuntimeError as error:  # after `close`
+            raise shutting_down() from error
+        try:
             return await asyncio.wrap_future(future)
-        except RuntimeError as error:
-            if self._is_closed:
-                raise shutting_down() from error
-            raise
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
-            if self._is_closed and task is not None and not task.cancelling():
+            if task is not None and not task.cancelling():  # by `close`, not whoever waits
                 raise shutting_down() from error
             raise
 
     def close(self) -> None:
         """End the engine."""
-        self._is_closed = True
         self._reader.shutdown(wait=False, cancel_futures=True)
         self.engine.close()
 
