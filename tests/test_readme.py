@@ -288,7 +288,11 @@ def assert_demo(output: str) -> None:
     for word in ("tokens/s", "validation loss", "unigram baseline", "loss curve in"):
         assert word in output
     asked = output.partition("in a separate process that cannot import keras_gpt")[2]
-    sent, received = re.findall(r"^ +(?:sent|received) +'(.*)'$", asked, re.M)
+    # The demo prints Python's strings, whose quotation marks depend on the text.
+    sent, received = (
+        ast.literal_eval(text)
+        for text in re.findall(r"^ +(?:sent|received) +(.+)$", asked, re.M)
+    )
     assert received.startswith(sent)
     assert len(received) > len(sent)
     assert "the same text as gpt.generate gives" in asked
