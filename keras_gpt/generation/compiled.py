@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from keras_gpt.generation.any_length import for_any_length
 from keras_gpt.generation.protocol import Decoder
 
 
@@ -77,7 +78,7 @@ def assembled(function: Callable[..., Any], model: Decoder) -> Callable[..., Any
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        return tf.function(function, autograph=False)
+        return for_any_length(tf.function(function, autograph=False))
     return compiled(function, model)
 
 
@@ -115,7 +116,7 @@ def looped(
         )
         return end
 
-    return tf.function(graph, autograph=False)
+    return for_any_length(tf.function(graph, autograph=False))
 
 
 def kept_with(model: Decoder, name: str, make: Callable[[], Any]) -> Any:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
-from keras_gpt.generation.compiled import compiled
+from keras_gpt.generation.compiled import assembled, compiled
 from keras_gpt.generation.protocol import Decoder
 from keras_gpt.key_values import BlockInputs, KeyValues
 
@@ -33,10 +33,11 @@ class LayerGroups:
         programs: dict[Any, _Programs] = {}
         self._groups: list[tuple[range, _Programs]] = []
         forms = [_form(model, layer) for layer in range(len(model.blocks))]
+        blocks = {form: _block(model, forms.index(form)) for form in forms}
         for layers in _groups(forms):
             form = tuple(forms[layers.start : layers.stop])
             if form not in programs:
-                programs[form] = _programs(model, layers)
+                programs[form] = _programs(model, layers, blocks)
             self._groups.append((layers, programs[form]))
 
     def prefill(self, token_ids: Any, lengths: Any) -> tuple[Any, list[KeyValues]]:
@@ -84,27 +85,51 @@ class _Programs(NamedTuple):
     step: Callable[..., Any]
 
 
-def _programs(model: Decoder, layers: range) -> _Programs:
+def _programs(model: Decoder, layers: range, blocks: dict[Any, _Programs]) -> _Programs:
     """Make the programs of groups whose blocks are of the forms of these layers' blocks."""
-    variables = _variables(model, layers)
+    runs = [blocks[_form(model, layer)] for layer in layers]
+
+    def prefill(values: Any, inputs: BlockInputs) -> tuple[Any, list[KeyValues]]:
+        kept = []
+        for run, own in zip(runs, values, strict=True):
+            states, each = run.prefill(own, inputs)
+            inputs = inputs._replace(states=states)
+            kept += each
+        return inputs.states, kept
+
+    def step(
+        values: Any, inputs: BlockInputs, slots: Any, past: Any, recent: Any
+    ) -> tuple[Any, list[KeyValues]]:
+        kept = []
+        for run, own, *key_values in zip(runs, values, past, recent, strict=True):
+            states, each = run.step(own, inputs, slots, *[[part] for part in key_values])
+            inputs = inputs._replace(states=states)
+            kept += each
+        return inputs.states, kept
+
+    return _Programs(compiled(prefill, model), compiled(step, model))
+
+
+def _block(model: Decoder, layer: int) -> _Programs:
+    """Make the passes of a block, with its weights as the first argument, traced once for all groups."""
+    variables = model.blocks[layer].weights
 
     def with_values(run: Callable[..., Any]) -> Callable[..., Any]:
         def function(values: Sequence[Any], *args: Any) -> Any:
             mapping = list(zip(variables, values, strict=True))
             with keras.StatelessScope(state_mapping=mapping):
-                return run(layers, *args)
+                return run([layer], *args)
 
-        return compiled(function, model)
+        return assembled(function, model)
 
     return _Programs(with_values(model.prefill_blocks), with_values(model.step_blocks))
 
 
-def _variables(model: Decoder, layers: Sequence[int]) -> list[Any]:
-    return [weight for layer in layers for weight in model.blocks[layer].weights]
-
-
-def _values(model: Decoder, layers: Sequence[int]) -> list[Any]:
-    return [ops.convert_to_tensor(each.value) for each in _variables(model, layers)]
+def _values(model: Decoder, layers: Sequence[int]) -> list[list[Any]]:
+    return [
+        [ops.convert_to_tensor(weight.value) for weight in model.blocks[layer].weights]
+        for layer in layers
+    ]
 
 
 def _form(model: Decoder, layer: int) -> Any:
