@@ -290,8 +290,7 @@ def assert_demo(output: str) -> None:
     asked = output.partition("in a separate process that cannot import keras_gpt")[2]
     # The demo prints Python's strings, whose quotation marks depend on the text.
     sent, received = (
-        ast.literal_eval(text)
-        for text in re.findall(r"^ +(?:sent|received) +(.+)$", asked, re.M)
+        ast.literal_eval(text) for text in re.findall(r"^ +(?:sent|received) +(.+)$", asked, re.M)
     )
     assert received.startswith(sent)
     assert len(received) > len(sent)

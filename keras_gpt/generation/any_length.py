@@ -10,35 +10,45 @@ from typing import Any
 from keras_gpt.key_values import KeyValues
 
 
-def for_any_length(function: Any) -> Callable[..., Any]:
-    """Call a `tf.function` so that it is not traced again for keys and values of another length.
+class AnyLength:
+    """A `tf.function` that is not traced again for keys and values of another length.
+
+    In a graph it is the function itself: there the lengths stay known, and so do those of what it
+    gives.
 
     Args:
         function: takes (nested) tensors, among them `KeyValues`.
-
-    Returns:
-        A function with the same arguments. In a graph the lengths stay known, and so do those of
-        what it gives.
     """
-    import tensorflow as tf
 
-    traced: dict[Any, Callable[..., Any]] = {}
+    def __init__(self, function: Any) -> None:
+        self._function = function
+        self._programs: dict[Any, Callable[..., Any]] = {}  # by the shapes of the arguments
+        self._traces: dict[Any, Callable[..., Any]] = {}  # by these without the lengths
 
-    def call(*args: Any) -> Any:
+    @property
+    def num_programs(self) -> int:
+        """For how many shapes XLA compiled it."""
+        return len(self._programs)
+
+    def __call__(self, *args: Any) -> Any:
+        """Call the function."""
+        import tensorflow as tf
+
         if not tf.executing_eagerly():
-            return function(*args)
-        key = _shapes(args)
-        if key not in traced:
-            traced[key] = function.get_concrete_function(*_specs(args))
-        return traced[key](*args)
-
-    return call
+            return self._function(*args)
+        shapes = _shapes(args)
+        program = self._programs.get(shapes)
+        if program is None:
+            specs = _specs(args)
+            trace = _shapes(specs)
+            if trace not in self._traces:
+                self._traces[trace] = self._function.get_concrete_function(*specs)
+            program = self._programs[shapes] = self._traces[trace]
+        return program(*args)
 
 
 def _shapes(value: Any) -> Any:
     """Tell what two calls must have in common, as a key of a dictionary."""
-    if isinstance(value, KeyValues):
-        return tuple((*part.shape[:2], part.shape[3], part.dtype) for part in value)
     if isinstance(value, (list, tuple)):
         return tuple(map(_shapes, value))
     return tuple(value.shape), value.dtype

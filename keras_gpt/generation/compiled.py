@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from keras_gpt.generation.any_length import for_any_length
+from keras_gpt.generation.any_length import AnyLength
 from keras_gpt.generation.protocol import Decoder
 
 
@@ -78,7 +78,7 @@ def assembled(function: Callable[..., Any], model: Decoder) -> Callable[..., Any
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        return for_any_length(tf.function(function, autograph=False))
+        return AnyLength(tf.function(function, autograph=False))
     return compiled(function, model)
 
 
@@ -116,7 +116,20 @@ def looped(
         )
         return end
 
-    return for_any_length(tf.function(graph, autograph=False))
+    return AnyLength(tf.function(graph, autograph=False))
+
+
+def num_programs(function: Any) -> int:
+    """Say for how many shapes TensorFlow compiled a function of this module: to see that none is new.
+
+    Args:
+        function: from `compiled`, `compiled_for_all`, `assembled` or `looped`; of anything else the
+            number is 0.
+    """
+    if isinstance(function, AnyLength):
+        return function.num_programs
+    count = getattr(function, "experimental_get_tracing_count", None)
+    return 0 if count is None else int(count())
 
 
 def kept_with(model: Decoder, name: str, make: Callable[[], Any]) -> Any:

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from keras_gpt.serving.codec import InputSpec, JsonCodec
 from keras_gpt.serving.errors import ServingError, code_name
+from keras_gpt.serving.graph import LoadedGraph
 from keras_gpt.serving.json_text import quote
 from keras_gpt.serving.tf_examples import decode_examples, encode_classes, encode_values
 
@@ -38,16 +39,15 @@ class Signature:
 
     Args:
         definition: the SignatureDef as the file has it.
-        function: the loaded function. It takes every input by name and gives a dict of tensors.
+        function: the loaded function. It takes every input by name and gives every output.
         codec: turns JSON into the function's inputs and its outputs into JSON.
-        defaults: tensors for the inputs that a request may leave out. TensorFlow's Python loader
-            does not fill these in.
+        defaults: what the inputs are that a request may leave out. A session does not fill these in.
     """
 
     definition: Any
-    function: Any
+    function: Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
     codec: JsonCodec
-    defaults: Mapping[str, Any]
+    defaults: Mapping[str, np.ndarray]
 
     @property
     def method_name(self) -> str:
@@ -78,11 +78,11 @@ class Servable:
         self.name = name
         self.version = version
         self.definitions = _signature_defs(Path(path))
-        # Kept because the functions hold only weak references to the model's variables.
-        self._model = tf.saved_model.load(os.fspath(path), tags=[_TAG])
+        graph = LoadedGraph(path, _TAG)
         self.signatures = {
-            key: _signature(self.definitions[key], function)
-            for key, function in self._model.signatures.items()
+            key: _signature(definition, graph)
+            for key, definition in self.definitions.items()
+            if _is_of_tensors(definition)
         }
 
     def metadata(self) -> dict[str, Any]:
@@ -236,6 +236,11 @@ class Servable:
             )
         if list(signature.definition.inputs) != ["inputs"]:
             raise ServingError("Expected one input Tensor.")
+        dtype = signature.codec.inputs["inputs"].dtype
+        if dtype != "DT_STRING":
+            raise ServingError(
+                f"Expects arg[0] to be {dtype.removeprefix('DT_').lower()} but string is provided"
+            )
         return signature
 
 
@@ -270,7 +275,13 @@ def _signature_defs(path: Path) -> dict[str, Any]:
     raise ValueError(f"the SavedModel has no graph with the tag {_TAG!r}. Received: {file}")
 
 
-def _signature(definition: Any, function: Any) -> Signature:
+def _is_of_tensors(definition: Any) -> bool:
+    """Say whether a signature takes and gives tensors: one may name operations, or parts of a tensor."""
+    infos = [*definition.inputs.values(), *definition.outputs.values()]
+    return all(":" in info.name for info in infos)
+
+
+def _signature(definition: Any, graph: LoadedGraph) -> Signature:
     inputs = {}
     for name, info in definition.inputs.items():
         shape = info.tensor_shape
@@ -279,20 +290,20 @@ def _signature(definition: Any, function: Any) -> Signature:
             shape=None if shape.unknown_rank else tuple(dim.size for dim in shape.dim),
             optional=name in definition.defaults,
         )
-    defaults = {
-        name: tf.constant(tf.make_ndarray(proto), tf.as_dtype(proto.dtype))
-        for name, proto in definition.defaults.items()
-    }
+    function = graph.function(
+        {name: info.name for name, info in definition.inputs.items()},
+        {name: info.name for name, info in sorted(definition.outputs.items())},
+    )
+    defaults = {name: tf.make_ndarray(proto) for name, proto in definition.defaults.items()}
     return Signature(definition, function, JsonCodec(inputs), defaults)
 
 
-def run(signature: Signature, tensors: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def run(signature: Signature, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Call a signature, and turn what TensorFlow complains about into an answer.
 
     Args:
         signature: what to call.
-        tensors: `np.ndarray` or `tf.Tensor` by input name. Inputs that have a default may be left
-            out.
+        tensors: by input name. Inputs that have a default may be left out.
 
     Returns:
         All outputs by name.
@@ -300,15 +311,8 @@ def run(signature: Signature, tensors: Mapping[str, Any]) -> dict[str, np.ndarra
     Raises:
         ServingError: the graph fails.
     """
-    inputs = dict(signature.defaults)
     try:
-        for name, tensor in tensors.items():
-            if isinstance(tensor, np.ndarray):
-                dtype = tf.string if tensor.dtype == np.object_ else tensor.dtype
-                tensor = tf.constant(tensor, dtype)
-            inputs[name] = tensor
-        outputs = signature.function(**inputs)
-        return {name: np.asarray(outputs[name].numpy()) for name in sorted(outputs)}
+        return signature.function({**signature.defaults, **tensors})
     except tf.errors.OpError as error:
         raise ServingError(_message(error), code_name(error.error_code)) from error
     except (TypeError, ValueError) as error:

@@ -1,6 +1,5 @@
 """The models that are served: loaded, replaced and unloaded while requests are answered."""
 
-import gc
 import logging
 import os
 import threading
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_gpt.serving.errors import ServingError
+from keras_gpt.serving.graph import free_memory
 from keras_gpt.serving.servable import Servable
 from keras_gpt.serving.version_state import VersionState, fingerprint
 from keras_gpt.serving.versions import ModelEntry, find_models, no_models_error
@@ -323,7 +323,7 @@ class ModelStore:
             self._on_load(path, time.monotonic() - began, state.servable is not None)
         if state.servable is None:
             self._failed[name, number, path] = seen
-            gc.collect()  # what was loaded of it refers to itself
+            free_memory()
             return
         self._failed.pop((name, number, path), None)
         _log.info("model %s version %d is loaded", name, number)
@@ -340,4 +340,4 @@ class ModelStore:
         self._leaving += loaded
         if any(state.state == "END" for state in self._leaving):
             self._leaving = [state for state in self._leaving if state.state != "END"]
-            gc.collect()  # a loaded model refers to itself
+            free_memory()

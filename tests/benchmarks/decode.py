@@ -154,17 +154,17 @@ def context(folder: Path, names: list[str], rounds: int) -> None:
 
 
 def warmup(folder: Path) -> None:
-    """Seconds of `gpt.warmup()`, and functions traced (and so compiled) by requests after it."""
+    """Seconds of `gpt.warmup()`, and functions compiled by requests after it."""
     from keras_gpt import GPT
+    from keras_gpt.generation.compiled import num_programs
     from keras_gpt.generation.steps import decode_steps
 
-    def traces(gpt: GPT) -> int:
+    def programs(gpt: GPT) -> int:
         functions = vars(decode_steps(gpt)).values()
-        counts = [getattr(each, "experimental_get_tracing_count", None) for each in functions]
-        return sum(count() for count in counts if count is not None)
+        return sum(num_programs(each) for each in functions)
 
     print("\n## GPT-2 124M: warm-up of batch 1, every length up to 1024")
-    print("| weights | warm-up s | traced after it |")
+    print("| weights | warm-up s | compiled after it |")
     print("|---|---|---|")
     for precision in ("float32", "int8"):
         gpt = GPT.from_preset(folder / "ours")
@@ -172,11 +172,11 @@ def warmup(folder: Path) -> None:
             gpt.quantize(precision)
         start = time.perf_counter()
         gpt.warmup()
-        seconds, before = time.perf_counter() - start, traces(gpt)
+        seconds, before = time.perf_counter() - start, programs(gpt)
         for length in (1, 16, 128, 512, 1000):
             gpt.generate([[7] * length], max_new_tokens=20, temperature=0, stop_token_ids=[])
             gpt.generate([[7] * length], max_new_tokens=20, top_k=5, seed=0, stop_token_ids=[])
-        print(f"| {precision} | {seconds:.1f} | {traces(gpt) - before} |", flush=True)
+        print(f"| {precision} | {seconds:.1f} | {programs(gpt) - before} |", flush=True)
 
 
 def smollm2(folder: Path, names: list[str], rounds: int) -> None:

@@ -5,6 +5,7 @@ import pytest
 from gpt_cases import logits_of, make_gpt, random_ids, shared_gpt, small_tokenizer
 
 from keras_gpt.generation import Answer
+from keras_gpt.generation.compiled import num_programs
 from keras_gpt.generation.steps import decode_steps
 
 PROMPTS = [random_ids(n, seed=n).tolist() for n in (3, 9, 17)]
@@ -118,11 +119,11 @@ def test_no_setting_is_compiled_apart():
     continuations(gpt, PROMPTS, min_new_tokens=1)
     continuations(gpt, PROMPTS[0], min_new_tokens=1)
     functions = (steps.first, steps.next, steps.choose_controlled)
-    counts = [function.experimental_get_tracing_count() for function in functions]
+    counts = [num_programs(function) for function in functions]
     for size in (1, 2, 5):
         continuations(gpt, PROMPTS, no_repeat_ngram_size=size, repetition_penalty=1.1 * size)
         continuations(gpt, PROMPTS[0], logit_bias={size: -1.0}, forced_token_ids=[1] * size)
-    assert [function.experimental_get_tracing_count() for function in functions] == counts
+    assert [num_programs(function) for function in functions] == counts
 
 
 def test_stop_strings_cross_tokens(speaker):

@@ -21,6 +21,7 @@ from keras_gpt.generation.cache import (
     length_bucket,
     length_buckets,
 )
+from keras_gpt.generation.compiled import num_programs
 from keras_gpt.generation.steps import decode_steps
 from keras_gpt.key_values import KeyValues
 
@@ -233,7 +234,7 @@ def test_nothing_is_compiled_twice():
     for rows in (1, 8):  # long enough for the recent keys and values to be folded into the past
         gpt.generate([[1]] * rows, max_new_tokens=RECENT_SLOTS + 2, seed=1)
     functions = (steps.first, steps.next, steps.fold)
-    counts = [function.experimental_get_tracing_count() for function in functions]
+    counts = [num_programs(function) for function in functions]
     for prompts, settings in (
         (PROMPTS, {"temperature": 0, "max_new_tokens": 4}),
         (PROMPTS[::-1], {"top_k": 3, "top_p": 0.5, "max_new_tokens": 18}),
@@ -243,7 +244,7 @@ def test_nothing_is_compiled_twice():
     ):
         gpt.generate(prompts, **settings)
     assert decode_steps(gpt) is steps
-    assert [function.experimental_get_tracing_count() for function in functions] == counts
+    assert [num_programs(function) for function in functions] == counts
 
 
 def test_full_slots_go_behind_each_row_s_past():

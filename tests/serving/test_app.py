@@ -258,7 +258,7 @@ class TestClassifyAndRegress:
             (
                 "regress",
                 {"signature_name": "regress_x2_to_y3", "examples": [{"x": 1.0}]},
-                "expected to be a float tensor but is a string tensor",
+                "Expects arg[0] to be float but string is provided",
             ),
         ],
     )

@@ -50,7 +50,7 @@ def test_a_later_version_replaces_the_earlier(put: Any, tmp_path: Path) -> None:
     put(1, 1)
     store = ModelStore(tmp_path)
     held = store.lookup("echo")
-    gone = weakref.ref(held._model)
+    gone = weakref.ref(held.signatures["serving_default"].function.func.__self__)
     put(2, 2)
     store.refresh()
     assert text(store) == "hi a 7"

@@ -32,7 +32,7 @@ _FIELDS: dict[str, tuple[str, Any]] = {
 }
 
 
-def read_tensor(alias: str, index: int, proto: Any, spec: InputSpec) -> Any:
+def read_tensor(alias: str, index: int, proto: Any, spec: InputSpec) -> np.ndarray:
     """Read the tensor of an input.
 
     Args:
@@ -42,7 +42,7 @@ def read_tensor(alias: str, index: int, proto: Any, spec: InputSpec) -> Any:
         spec: what the signature says of the input.
 
     Returns:
-        A `tf.Tensor`.
+        The values; of strings an array of bytes objects.
 
     Raises:
         ServingError: the tensor is malformed, too large, or not of the input's type or shape.
@@ -71,9 +71,10 @@ def read_tensor(alias: str, index: int, proto: Any, spec: InputSpec) -> Any:
     if content not in (0, size) and dtype != tf.string:  # TensorFlow would say so in the log too
         raise ServingError(f"tensor parsing error: {alias}")
     try:
-        return tf.io.parse_tensor(proto.SerializeToString(), dtype)
+        tensor = tf.io.parse_tensor(proto.SerializeToString(), dtype)
     except tf.errors.InvalidArgumentError as error:
         raise ServingError(f"tensor parsing error: {alias}") from error
+    return np.asarray(tensor.numpy(), dtype.as_numpy_dtype)
 
 
 def write_tensor(array: np.ndarray, proto: Any) -> None:
