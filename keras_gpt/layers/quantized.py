@@ -96,6 +96,18 @@ class TokenEmbedding(RoundedMatrices, keras.layers.ReversibleEmbedding):
         (1, 2, 16)
     """
 
+    def build(self, input_shape: Any = None) -> None:
+        """Make the embeddings, of floats or of integers as the policy says."""
+        self._orig_output_dim = self.output_dim  # Keras' `enable_lora` asks for it by this name
+        super().build(input_shape)
+
+    @property
+    def embeddings(self) -> Any:
+        """The matrix (ids, width); of a rounded layer, as its integers stand for it."""
+        if self.quantization_mode not in OUR_MODES:
+            return super().embeddings
+        return ops.cast(self(ops.arange(self.input_dim, dtype="int32")), self.variable_dtype)
+
     def matrices(self) -> dict[str, Matrix]:
         """Give the embeddings, and the output projection where it is not the same matrix."""
         found = {"embeddings": Matrix("_embeddings", (self.input_dim, self.output_dim), False)}
@@ -106,19 +118,25 @@ class TokenEmbedding(RoundedMatrices, keras.layers.ReversibleEmbedding):
 
     def _int8_call(self, inputs: Any, reverse: bool = False) -> Any:
         if reverse:
-            return int8_product(inputs, *self._projection())
+            return self._projected(inputs, int8_product(inputs, *self._projection()))
         integers, scale = self._rows(inputs)
         return self._looked_up(inputs, integers, scale)
 
     def _int4_call(self, inputs: Any, reverse: bool = False) -> Any:
         if reverse:
-            return int4_product(inputs, *self._projection())
+            return self._projected(inputs, int4_product(inputs, *self._projection()))
         packed, multipliers, offsets, scale = self._rows(inputs)
         integers = unpacked(packed, multipliers, offsets, self.output_dim)
         return self._looked_up(inputs, integers, scale)
 
     def _projection(self) -> list[Any]:
         return self.stored("embeddings" if self.tie_weights else "reverse_embeddings")
+
+    def _projected(self, states: Any, logits: Any) -> Any:
+        if not (self.lora_enabled and self.tie_weights):
+            return logits
+        down = ops.matmul(states, ops.transpose(self.lora_embeddings_b))
+        return logits + self._of_lora(ops.matmul(down, ops.transpose(self.lora_embeddings_a)))
 
     def _rows(self, ids: Any) -> list[Any]:
         flat = ops.reshape(ids, (-1,))
@@ -128,4 +146,11 @@ class TokenEmbedding(RoundedMatrices, keras.layers.ReversibleEmbedding):
     def _looked_up(self, ids: Any, integers: Any, scale: Any) -> Any:
         scaled = ops.cast(integers, scale.dtype) * ops.expand_dims(scale, 1)
         shape = (*ops.shape(ids), self.output_dim)
-        return ops.reshape(ops.cast(scaled, self.compute_dtype), shape)
+        found = ops.reshape(ops.cast(scaled, self.compute_dtype), shape)
+        if self.lora_enabled:
+            rows = ops.take(ops.convert_to_tensor(self.lora_embeddings_a), ids, axis=0)
+            found = found + self._of_lora(ops.matmul(rows, self.lora_embeddings_b))
+        return found
+
+    def _of_lora(self, delta: Any) -> Any:
+        return ops.cast(self.lora_alpha / self.lora_rank * delta, self.compute_dtype)

@@ -140,6 +140,29 @@ def test_an_embedding_looks_up_and_projects_with_its_rounded_rows(tied):
 
 
 @pytest.mark.parametrize("mode", ["int8", "int4"])
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("first", ["lora", "integers"])
+def test_lora_adds_to_a_rounded_embedding(mode, tied, first):
+    layer = TokenEmbedding(11, 64, tie_weights=tied)
+    layer.build(None)
+    x, ids = values(2, 1, 64), np.array([[3, 10]])
+    for step in (first, *{"lora", "integers"} - {first}):
+        if step == "integers":
+            layer.quantize(mode)
+            continue
+        before = np.asarray(layer(ids)), np.asarray(layer(x, reverse=True))
+        layer.enable_lora(2)
+        a, b = values(11, 2, seed=3), values(2, 64, seed=4)
+        layer.lora_embeddings_a.assign(a)
+        layer.lora_embeddings_b.assign(b)
+    added = layer.lora_alpha / layer.lora_rank * a @ b  # (ids, width)
+    np.testing.assert_allclose(layer(ids) - before[0], added[ids], atol=0.02)
+    np.testing.assert_allclose(
+        layer(x, reverse=True) - before[1], x @ added.T if tied else 0, atol=0.4
+    )
+
+
+@pytest.mark.parametrize("mode", ["int8", "int4"])
 def test_a_layer_built_of_integers_takes_floats(mode):
     matrix = values(70, 7)
     rounded_later, rounded_at_once = Dense(7), Dense(7, dtype=f"{mode}_from_float32")
