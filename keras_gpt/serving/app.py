@@ -76,7 +76,7 @@ def create_app(
         ValueError: `config` is no configuration, or a number is out of range.
 
     Example:
-        >>> app = create_app("saved_models")  # for any ASGI server, or inside another application
+        >>> app = create_app("saved_models")  # for any ASGI server
     """
     if max_request_bytes < 1:
         raise ValueError(
