@@ -1,8 +1,6 @@
 """Models whose matrices are integers: built so, loaded so, and told from others."""
 
-import ctypes
 import functools
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +8,7 @@ import keras
 
 from keras_gpt.checkpoints import Checkpoint, Taker, load_weights, tensor_name
 from keras_gpt.layers import OUR_MODES, RoundedMatrices, rounding_policy
+from keras_gpt.memory import give_back_memory
 
 
 def split_policy(dtype: Any) -> tuple[Any, str | None]:
@@ -146,18 +145,6 @@ def load_into(model: keras.Model, checkpoint: Checkpoint) -> None:
                 takers[tensor_name(variables[0])] = taker
     load_weights(checkpoint, [each for each in model.weights if id(each) not in replaced], takers)
     give_back_memory()
-
-
-def give_back_memory() -> None:
-    """Give memory that is free in this process back to the system, where glibc holds it.
-
-    What is freed in pieces of some megabytes stays with the process otherwise, hundreds of them
-    after a model was read (tests/benchmarks/RESULTS.md has the figures).
-    """
-    if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # other C libraries have none
-        if trim is not None:
-            trim(0)
 
 
 def _layers_with_matrices(model: keras.Model) -> Iterator[RoundedMatrices]:

@@ -9,7 +9,8 @@ import keras
 
 from keras_gpt.checkpoints import Checkpoint, named_tensors, open_checkpoint, save_preset
 from keras_gpt.files import whole_file
-from keras_gpt.models.integer_weights import give_back_memory, mode_of, oddly_changed
+from keras_gpt.memory import give_back_memory
+from keras_gpt.models.integer_weights import mode_of, oddly_changed
 
 # Modes with one way to round, and the configs that Keras makes for them.
 _USUAL = {

@@ -4,7 +4,6 @@ What is compiled for a model that TensorFlow's loader for Python loaded stays un
 60 MB for each version of a tiny GPT. What is compiled in a session goes with the session.
 """
 
-import ctypes
 import functools
 import gc
 import os
@@ -17,6 +16,8 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import config_pb2
 from tensorflow.python.saved_model.loader_impl import SavedModelLoader
+
+from keras_gpt.memory import give_back_memory
 
 
 class LoadedGraph:
@@ -77,7 +78,4 @@ class LoadedGraph:
 def free_memory() -> None:
     """Free what loaded graphs that nobody holds any more left, and give it back to the system."""
     gc.collect()  # a graph refers to itself
-    # Only glibc keeps what is freed between what is not, and so only there is this needed.
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
+    give_back_memory()

@@ -7,6 +7,7 @@ import os
 import socket
 from typing import Any
 
+from keras_gpt.memory import keep_memory_together
 from keras_gpt.serving.addresses import address_of, listen
 from keras_gpt.serving.admission import DEFAULT_MAX_WAITING, Admission
 from keras_gpt.serving.app import DEFAULT_MAX_REQUEST_BYTES, DEFAULT_POLL_SECONDS, create_app
@@ -65,6 +66,7 @@ def serve(
     Example:
         >>> serve("saved_models")
     """
+    keep_memory_together()  # versions come and go
     # The ports are tried first: loading may be long, and would be in vain if one is in use.
     with listen(host, port) as listener:
         listen(host, grpc_port, "grpc_port").close()
