@@ -37,7 +37,7 @@ for thread in threads:
 file = libc.fopen(sys.argv[1].encode(), b"w")
 libc.malloc_info(0, file)
 libc.fclose(file)
-last = kept[-1].pop()
+last = kept[-1].pop()  # behind all that is free: else glibc gives that back by itself
 for piece in (piece for pieces in kept for piece in pieces):
     libc.free(piece)
 before = resident()

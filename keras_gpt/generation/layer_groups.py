@@ -33,11 +33,11 @@ class LayerGroups:
         programs: dict[Any, _Programs] = {}
         self._groups: list[tuple[range, _Programs]] = []
         forms = [_form(model, layer) for layer in range(len(model.blocks))]
-        blocks = {form: _block(model, forms.index(form)) for form in forms}
+        blocks = {form: _block(model, forms.index(form)) for form in set(forms)}
         for layers in _groups(forms):
             form = tuple(forms[layers.start : layers.stop])
             if form not in programs:
-                programs[form] = _programs(model, layers, blocks)
+                programs[form] = _programs(model, [blocks[each] for each in form])
             self._groups.append((layers, programs[form]))
 
     def prefill(self, token_ids: Any, lengths: Any) -> tuple[Any, list[KeyValues]]:
@@ -85,9 +85,8 @@ class _Programs(NamedTuple):
     step: Callable[..., Any]
 
 
-def _programs(model: Decoder, layers: range, blocks: dict[Any, _Programs]) -> _Programs:
-    """Make the programs of groups whose blocks are of the forms of these layers' blocks."""
-    runs = [blocks[_form(model, layer)] for layer in layers]
+def _programs(model: Decoder, runs: Sequence[_Programs]) -> _Programs:
+    """Make the programs of a group out of the passes of its blocks."""
 
     def prefill(values: Any, inputs: BlockInputs) -> tuple[Any, list[KeyValues]]:
         kept = []

@@ -75,7 +75,7 @@ class Dense(RoundedMatrices, keras.layers.Dense):
     def _finish(self, inputs: Any, x: Any) -> Any:
         if self.lora_enabled:
             delta = ops.matmul(ops.matmul(inputs, self.lora_kernel_a), self.lora_kernel_b)
-            x = x + ops.cast(self.lora_alpha / self.lora_rank * delta, x.dtype)
+            x = x + self.of_lora(delta, x.dtype)
         return self._activated(x)
 
     def _activated(self, x: Any) -> Any:
@@ -136,7 +136,8 @@ class TokenEmbedding(RoundedMatrices, keras.layers.ReversibleEmbedding):
         if not (self.lora_enabled and self.tie_weights):
             return logits
         down = ops.matmul(states, ops.transpose(self.lora_embeddings_b))
-        return logits + self._of_lora(ops.matmul(down, ops.transpose(self.lora_embeddings_a)))
+        delta = ops.matmul(down, ops.transpose(self.lora_embeddings_a))
+        return logits + self.of_lora(delta, logits.dtype)
 
     def _rows(self, ids: Any) -> list[Any]:
         flat = ops.reshape(ids, (-1,))
@@ -149,8 +150,5 @@ class TokenEmbedding(RoundedMatrices, keras.layers.ReversibleEmbedding):
         found = ops.reshape(ops.cast(scaled, self.compute_dtype), shape)
         if self.lora_enabled:
             rows = ops.take(ops.convert_to_tensor(self.lora_embeddings_a), ids, axis=0)
-            found = found + self._of_lora(ops.matmul(rows, self.lora_embeddings_b))
+            found = found + self.of_lora(ops.matmul(rows, self.lora_embeddings_b), found.dtype)
         return found
-
-    def _of_lora(self, delta: Any) -> Any:
-        return ops.cast(self.lora_alpha / self.lora_rank * delta, self.compute_dtype)

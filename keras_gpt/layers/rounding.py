@@ -64,6 +64,10 @@ class RoundedMatrices(keras.layers.Layer):
         ):
             variable.assign(value)
 
+    def of_lora(self, delta: Any, dtype: Any) -> Any:
+        """Scale what the product of the LoRA matrices adds to a result of `dtype`."""
+        return ops.cast(self.lora_alpha / self.lora_rank * delta, dtype)
+
     def quantize(self, mode: Any = None, type_check: bool = True, config: Any = None) -> None:
         """Replace the weights by integers; see the class."""
         if mode not in OUR_MODES:

@@ -34,6 +34,21 @@ class InputSpec:
     shape: tuple[int, ...] | None = None
     optional: bool = False
 
+    def check_dtype(self, index: int, given: str) -> None:
+        """Check that a tensor of that type may be fed.
+
+        Args:
+            index: the input's place among the inputs, for the message.
+            given: name of the tensor's DataType.
+
+        Raises:
+            ServingError: it may not.
+        """
+        if given != self.dtype:
+            raise ServingError(
+                f"Expects arg[{index}] to be {_short(self.dtype)} but {_short(given)} is provided"
+            )
+
     def check_shape(self, name: str, shape: tuple[int, ...]) -> None:
         """Check that a tensor of that shape may be fed.
 
@@ -297,3 +312,8 @@ def _collect(
         )
     for item in value:
         _collect(item, shape, level + 1, convert, leaves)
+
+
+def _short(name: str) -> str:
+    """A DataType's name as TensorFlow's messages have it: "float" for "DT_FLOAT"."""
+    return name.removeprefix("DT_").lower()

@@ -236,11 +236,7 @@ class Servable:
             )
         if list(signature.definition.inputs) != ["inputs"]:
             raise ServingError("Expected one input Tensor.")
-        dtype = signature.codec.inputs["inputs"].dtype
-        if dtype != "DT_STRING":
-            raise ServingError(
-                f"Expects arg[0] to be {dtype.removeprefix('DT_').lower()} but string is provided"
-            )
+        signature.codec.inputs["inputs"].check_dtype(0, "DT_STRING")
         return signature
 
 

@@ -12,7 +12,7 @@ from keras_gpt.generation.steps import decode_steps
 NAMES = ("first", "next", "read", "fold", "choose", "choose_controlled", "logprobs", "_several")
 
 
-def traces(gpt, names=NAMES):
+def programs(gpt, names=NAMES):
     steps = decode_steps(gpt)
     return [num_programs(getattr(steps, name)) for name in names]
 
@@ -20,7 +20,7 @@ def traces(gpt, names=NAMES):
 def test_generate_compiles_nothing_after_it():
     gpt = make_gpt(vocab_size=97, num_kv_heads=1, context_length=100, attention_windows=(None, 5))
     gpt.warmup(batch_size=3)
-    counts = traces(gpt)
+    counts = programs(gpt)
     assert counts[2] == 0  # generate reads no chunks
     prompts = [random_ids(n, seed=n).tolist() for n in (1, 33, 70)]
     for settings in (
@@ -32,20 +32,20 @@ def test_generate_compiles_nothing_after_it():
         gpt.generate(prompts, **settings)
         gpt.generate(prompts[1], num_return_sequences=4, max_length=60, **settings)
     list(gpt.stream(prompts[2]))
-    assert traces(gpt) == counts
+    assert programs(gpt) == counts
 
 
 def test_an_engine_compiles_nothing_after_it():
     gpt = make_gpt(vocab_size=98, num_kv_heads=2, context_length=150, attention_windows=(None, 20))
     names = (*NAMES, "first_whole", "keep_windows", "extend", "place", "place_layers")
-    before = dict(zip(names, traces(gpt, names), strict=True))
+    before = dict(zip(names, programs(gpt, names), strict=True))
     gpt.warmup(batch_size=4, chunk=50)
-    counts = traces(gpt, names)
+    counts = programs(gpt, names)
     # Pasts of 128 and 150; 1, 2 and 4 rows; later pieces of 32 and 50 tokens.
     want = {"_several": 6, "fold": 6, "read": 0, "extend": 4, "keep_windows": 2}
     # Of 2 and 4 rows: a layer's keys and values of any length, their settings, and their logits.
     want |= {"place": 6, "place_layers": 6}
-    assert {name: traces(gpt, [name])[0] - before[name] for name in want} == want
+    assert {name: programs(gpt, [name])[0] - before[name] for name in want} == want
     rng = np.random.default_rng(0)
     with Engine(gpt, max_batch=4, chunk=50) as engine:
         requests = [
@@ -58,18 +58,18 @@ def test_an_engine_compiles_nothing_after_it():
         ]
         for request in requests:
             request.result(timeout=120)
-    assert traces(gpt, names) == counts
+    assert programs(gpt, names) == counts
 
 
 def test_an_engine_that_reads_prompts_both_ways_compiles_nothing_after_it():
     gpt = make_gpt(context_length=60, bidirectional_prefix=True)
     gpt.warmup(batch_size=1, chunk=16)
-    counts = traces(gpt)
+    counts = programs(gpt)
     with Engine(gpt, max_batch=1, chunk=16) as engine:
         for n in (5, 40, 55):
             prompt = random_ids(n, seed=0).tolist()
             assert engine.submit(prompt, max_new_tokens=3).result(timeout=120).token_ids
-    assert traces(gpt) == counts
+    assert programs(gpt) == counts
 
 
 def test_constraints_compile_nothing_after_it():
@@ -77,22 +77,22 @@ def test_constraints_compile_nothing_after_it():
     tokenizer = small_tokenizer()
     gpt = make_gpt(vocab_size=321, tokenizer=tokenizer, context_length=30, num_layers=1)
     gpt.warmup(batch_size=2)
-    counts = traces(gpt)
+    counts = programs(gpt)
     answers = gpt.generate(
         ["the", "a cat"], constraint=Constraint.choice(["dog", "x"]), max_new_tokens=8, echo=False
     )
     assert set(answers) <= {"dog", "x"}
-    assert traces(gpt) == counts
+    assert programs(gpt) == counts
 
 
 def test_shorter_rows_compile_less():
     gpt = make_gpt(vocab_size=99, num_kv_heads=1, context_length=100)
     gpt.warmup(max_length=40)
-    counts = traces(gpt)
+    counts = programs(gpt)
     gpt.generate([1, 2, 3], max_length=64)
-    assert traces(gpt) == counts
+    assert programs(gpt) == counts
     gpt.generate([1, 2, 3], max_length=90)
-    assert traces(gpt) != counts
+    assert programs(gpt) != counts
 
 
 @pytest.mark.parametrize(

@@ -51,10 +51,7 @@ def read_tensor(alias: str, index: int, proto: Any, spec: InputSpec) -> np.ndarr
     if proto.dtype not in types_pb2.DataType.values() or min(shape, default=0) < 0:
         raise ServingError(f"tensor parsing error: {alias}")
     given = str(types_pb2.DataType.Name(proto.dtype))
-    if given != spec.dtype:
-        raise ServingError(
-            f"Expects arg[{index}] to be {_short(spec.dtype)} but {_short(given)} is provided"
-        )
+    spec.check_dtype(index, given)
     dtype = tf.as_dtype(proto.dtype)
     if dtype in (tf.resource, tf.variant):  # these are memory of this process, not data
         raise ServingError(f"tensor parsing error: {alias}")
@@ -95,8 +92,3 @@ def write_tensor(array: np.ndarray, proto: Any) -> None:
     field, as_type = _FIELDS[name]
     values = np.ascontiguousarray(array).reshape(-1)
     getattr(proto, field).extend((values if as_type is None else values.view(as_type)).tolist())
-
-
-def _short(name: str) -> str:
-    """A DataType's name as TensorFlow's messages have it: "float" for "DT_FLOAT"."""
-    return name.removeprefix("DT_").lower()
