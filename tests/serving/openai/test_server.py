@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
+from gpt_cases import small_tokenizer
 from openai_server import wait_until
 
 import keras_gpt.serving.openai
@@ -37,7 +38,14 @@ def load():
 
 serve(load, "tiny", port=0, limits=Limits(max_batch=1), drain_seconds=30)
 """
-ASK = {"model": "tiny", "prompt": "the cat", "max_tokens": 40, "temperature": 0}
+# Every token is the letter "a": what random weights prefer, perhaps to end, is another on each machine.
+ASK = {
+    "model": "tiny",
+    "prompt": "the cat",
+    "max_tokens": 40,
+    "temperature": 0,
+    "logit_bias": {str(small_tokenizer().encode("a")[0]): 100},
+}
 
 
 @pytest.fixture
