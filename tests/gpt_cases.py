@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import pytest
 
 from keras_gpt import GPT, Tokenizer
 
@@ -33,6 +34,12 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
         "output_activation": "tanh",
     },
 }
+
+
+def architectures(*usual: str) -> list[Any]:
+    """Name all architectures for `pytest.mark.parametrize`; those that are not usual are slow."""
+    slow = pytest.mark.slow
+    return [n if n in usual else pytest.param(n, marks=slow) for n in ARCHITECTURES]
 
 
 def make_gpt(**fields: Any) -> GPT:

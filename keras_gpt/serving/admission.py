@@ -60,7 +60,12 @@ class Admission:
             self._on_refused("UNAVAILABLE")
             raise ServingError("The server is shutting down", "UNAVAILABLE")
 
-    async def run(self, function: Callable[..., Answer], *arguments: Any) -> Answer:
+    async def run(
+        self,
+        function: Callable[..., Answer],
+        *arguments: Any,
+        threads: ThreadPoolExecutor | None = None,
+    ) -> Answer:
         """Call a function on one of the threads.
 
         When the caller is cancelled the function is not begun any more. One that has begun
@@ -69,6 +74,7 @@ class Admission:
         Args:
             function: what to call.
             arguments: what to call it with.
+            threads: others to call it on, for what may take very long; it counts all the same.
 
         Returns:
             What the function returns.
@@ -85,7 +91,7 @@ class Admission:
             )
         with self._lock:
             self.in_flight += 1
-        future = self._threads.submit(function, *arguments)
+        future = (threads or self._threads).submit(function, *arguments)
         future.add_done_callback(self._ended)
         return await asyncio.wrap_future(future)
 

@@ -33,7 +33,10 @@ KINDS: dict[str, dict[str, Any]] = {
 # What gpt1 has of its own, its norms, is tested with `generate`, whose functions an export runs.
 @pytest.mark.parametrize(
     "kind",
-    [pytest.param(kind, marks=[pytest.mark.slow] if kind == "gpt1" else []) for kind in KINDS],
+    [
+        pytest.param(kind, marks=[pytest.mark.slow] if kind in ("gpt1", "mixed_bfloat16") else [])
+        for kind in KINDS
+    ],
 )
 def test_each_architecture_answers_as_generate_does(
     make_gpt: Callable[..., GPT], tmp_path: Path, ask: Callable[..., dict[str, Any]], kind: str

@@ -62,7 +62,9 @@ def _python(row: dict[str, Any]) -> dict[str, Any]:
     return settings
 
 
-@pytest.mark.parametrize("case", range(4))
+@pytest.mark.parametrize(
+    "case", [0, 1, *[pytest.param(case, marks=pytest.mark.slow) for case in (2, 3)]]
+)
 def test_rows_with_any_settings_are_those_of_generate(
     gpt: GPT, loaded: Any, ask: Callable[..., dict[str, Any]], case: int
 ) -> None:

@@ -5,7 +5,7 @@ import itertools
 import keras
 import numpy as np
 import pytest
-from gpt_cases import ARCHITECTURES, CONTEXT, make_gpt, random_ids, shared_gpt, small_tokenizer
+from gpt_cases import CONTEXT, architectures, make_gpt, random_ids, shared_gpt, small_tokenizer
 from scipy import stats
 
 from keras_gpt import Tokenizer
@@ -60,7 +60,7 @@ def test_greedy_answers_are_those_of_plain_decoding(prompt, disturbed_gpt3, unli
         assert gpt.generate(prompt, temperature=0, **settings) == want
 
 
-@pytest.mark.parametrize("name", [name for name in ARCHITECTURES if name != "gpt3"])
+@pytest.mark.parametrize("name", architectures("llama"))
 def test_greedy_answers_of_other_architectures(name, disturbed_gpt3):
     gpt = shared_gpt(name)
     want = gpt.generate(PROMPTS[1], temperature=0)

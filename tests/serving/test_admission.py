@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -73,6 +74,20 @@ def test_who_gives_up_while_waiting_is_not_begun() -> None:
         free.set()
         await until(lambda: admission.in_flight == 0)
         assert not begun.is_set()
+
+    with_busy(test)
+
+
+def test_what_runs_on_other_threads_counts_and_keeps_none_waiting() -> None:
+    async def test(admission: Admission, free: threading.Event, refusals: list[str]) -> None:
+        with ThreadPoolExecutor(1) as others:
+            aside = asyncio.create_task(admission.run(free.wait, 10, threads=others))
+            await until(lambda: admission.in_flight == 1)
+            assert await admission.run(lambda: "quick") == "quick"
+            assert admission.in_flight == 1
+            free.set()
+            assert await aside
+        await until(lambda: admission.in_flight == 0)
 
     with_busy(test)
 

@@ -105,9 +105,8 @@ class Services:
         return ask
 
     async def _reloading(self, kind: Any, sent: bytes) -> bytes:
-        self._admission.check()
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._reloads, self._answered, reload, kind, sent)
+        work = functools.partial(self._answered, reload)
+        return await self._admission.run(work, kind, sent, threads=self._reloads)
 
     def _answered(self, answer: Callable[..., Any], kind: Any, sent: bytes) -> bytes:
         return bytes(answer(self._store, parse(kind, sent)).SerializeToString())
