@@ -1,13 +1,17 @@
 """Matrices rounded to integers of 8 or 4 bits, and products with them.
 
-Inputs are rounded too, row by row, so that what is multiplied are integers of 8 bits and their sums
-are exact: a row's result does not depend on the rows beside it (arXiv:2208.07339 section 2.1). Four
-bits are too few for one scale a row. Each group of 32 columns has a multiplier and an offset of its
-own beside them, and these are integers as well: an integer of 4 bits times its multiplier plus its
-offset is one of 8 bits, and takes the same product.
+Only the weights are rounded to so few bits. Of the inputs a few are often far larger than all others
+of their row (arXiv:2208.07339), and 8 bits for the row leave little of those others: it cost several
+times what rounding the weights does, and the last digit of an input decided between two integers, so
+that answers depended on the batch they were in (tests/benchmarks/RESULTS.md). One row and many rows are
+multiplied as floats; a few rows, where XLA's integer product is faster, as two integers of 8 bits each.
+
+Four bits are too few for one scale a row. Each group of 32 columns has a multiplier and an offset of
+its own beside them, and these are integers as well: an integer of 4 bits times its multiplier plus its
+offset is one of 8 bits, and takes the same products.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -19,6 +23,8 @@ GROUP = 32  # columns of a 4-bit matrix that share a multiplier and an offset
 _LARGEST = 127
 _LARGEST_4 = 15
 _TINY = float(np.finfo("float32").tiny)
+# Up to so many rows XLA's integer product on a CPU is faster than widening the matrix for one of floats.
+_FEW = 64
 _AT_ONCE = 1 << 20  # numbers of a matrix that are rounded, which takes several copies of them
 
 
@@ -140,9 +146,7 @@ def _halves(packed: Any, multipliers: Any, offsets: Any) -> tuple[Any, Any]:
 
 
 def int8_product(x: Any, matrix: Any, scale: Any) -> Any:
-    """Round x row by row and multiply it by a rounded matrix: x Wᵀ.
-
-    The gradient of x is that of the product without the rounding.
+    """Multiply by a rounded matrix: x Wᵀ.
 
     Args:
         x: (..., columns) float.
@@ -152,7 +156,7 @@ def int8_product(x: Any, matrix: Any, scale: Any) -> Any:
     Returns:
         (..., rows) in the dtype of `x`.
     """
-    return _product(x, [matrix], scale, _int8_sums, lambda matrix: matrix)
+    return _product(x, [matrix], scale, _integer_product, lambda matrix: matrix, fewest=2)
 
 
 def int4_product(x: Any, packed: Any, multipliers: Any, offsets: Any, scale: Any) -> Any:
@@ -170,13 +174,13 @@ def int4_product(x: Any, packed: Any, multipliers: Any, offsets: Any, scale: Any
     """
     columns = x.shape[-1]
 
-    def multiply(numbers: Any, packed: Any, multipliers: Any, offsets: Any) -> Any:
+    def multiply(integers: Any, packed: Any, multipliers: Any, offsets: Any) -> Any:
         width = packed.shape[1]
-        numbers = ops.pad(numbers, [[0, 0], [0, 2 * width - columns]])
+        integers = ops.pad(integers, [[0, 0], [0, 2 * width - columns]])
         low, high = _halves(packed, multipliers, offsets)
         # Two products: putting the halves side by side first costs a copy of the matrix.
-        return _integer_product(numbers[:, :width], low) + _integer_product(
-            numbers[:, width:], high
+        return _integer_product(integers[:, :width], low) + _integer_product(
+            integers[:, width:], high
         )
 
     return _product(
@@ -185,6 +189,7 @@ def int4_product(x: Any, packed: Any, multipliers: Any, offsets: Any, scale: Any
         scale,
         multiply,
         lambda packed, multipliers, offsets: unpacked(packed, multipliers, offsets, columns),
+        fewest=1,  # of floats the whole matrix would be written and read again
     )
 
 
@@ -194,21 +199,21 @@ def _product(
     scale: Any,
     multiply: Callable[..., Any],
     widened: Callable[..., Any],
+    fewest: int,
 ) -> Any:
     """Multiply by a matrix that lies in `stored`.
 
-    `multiply` gives the sums (n, rows) of (n, columns) whole numbers and what is stored, `widened` the
-    integers (rows, columns) that it stands for.
+    `multiply` gives the sums (n, rows) of (n, columns) int8 and what is stored, `widened` the integers
+    (rows, columns) that it stands for. From `fewest` rows of x on it is multiplied as integers, up to
+    `_FEW`. Its gradient is that of the product of floats.
     """
     columns = x.shape[-1]
 
     @ops.custom_gradient
     def product(x: Any, scale: Any, *stored: Any) -> Any:
         flat = ops.reshape(ops.cast(x, "float32"), (-1, columns))
-        numbers, steps = _whole_numbers(flat)
-        sums = ops.cast(multiply(numbers, *stored), "float32")
-        # (rows of x, 1) * (rows of the matrix,)
-        result = ops.cast(sums * steps * ops.cast(scale, "float32"), x.dtype)
+        sums = _sums(flat, stored, multiply, widened, fewest)
+        result = ops.cast(sums * ops.cast(scale, "float32"), x.dtype)
         result = ops.reshape(result, (*ops.shape(x)[:-1], scale.shape[0]))
 
         def gradient(*args: Any, upstream: Any = None) -> tuple[Any, ...]:
@@ -222,35 +227,48 @@ def _product(
     return product(x, ops.convert_to_tensor(scale), *map(ops.convert_to_tensor, stored))
 
 
-def _int8_sums(numbers: Any, matrix: Any) -> Any:
-    """Give x Wᵀ of (n, columns) float whole numbers and (rows, columns) int8 as (n, rows) sums."""
-    if numbers.shape[0] == 1:
-        return _one_row(numbers, matrix)
-    if numbers.shape[0] is None and keras.backend.backend() == "tensorflow":
+def _sums(
+    x: Any,
+    stored: Sequence[Any],
+    multiply: Callable[..., Any],
+    widened: Callable[..., Any],
+    fewest: int,
+) -> Any:
+    """Give x Wᵀ, (n, rows) float32, of (n, columns) float32 and the integers of W."""
+
+    def as_floats() -> Any:
+        # For one row XLA on a CPU widens the weights as it reads them, for many rows once for all.
+        # The row is scaled though it need not be: as it comes, one row takes half as long again.
+        numbers, steps = _scaled(x)
+        return _matmul_transposed(numbers, ops.cast(widened(*stored), "float32")) * steps
+
+    def as_integers() -> Any:
+        return _in_two_parts(x, lambda integers: multiply(integers, *stored))
+
+    rows = x.shape[0]
+    if rows is None and keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
         # As in a SavedModel. Where XLA compiles it the number is known, and one branch is left.
-        is_one = tf.cast(tf.equal(tf.shape(numbers)[0], 1), "int32")
-        ways = (_integer_product, _one_row)
-        branches = [lambda way=way: ops.cast(way(numbers, matrix), "float32") for way in ways]
-        return tf.switch_case(is_one, branches)
-    return _integer_product(numbers, matrix)
+        count = tf.shape(x)[0]
+        is_few = tf.logical_and(count >= fewest, count <= _FEW)
+        return tf.switch_case(tf.cast(is_few, "int32"), [as_floats, as_integers])
+    return as_integers() if rows is not None and fewest <= rows <= _FEW else as_floats()
 
 
-def _one_row(numbers: Any, matrix: Any) -> Any:
-    # XLA on a CPU multiplies one row faster in float32 than in integers, widening the weights as it
-    # reads them. Sums of whole numbers are exact up to 2^24: 1,040 columns of the largest ones, or
-    # many more of usual ones.
-    return _matmul_transposed(numbers, ops.cast(matrix, "float32"))
+def _in_two_parts(x: Any, multiply: Callable[[Any], Any]) -> Any:
+    """Multiply (n, columns) floats as the integers `high` + `low` / 254, each from -127 to 127."""
+    numbers, steps = _scaled(x)
+    high = ops.round(numbers)
+    low = ops.round((numbers - high) * (2 * _LARGEST))
+    sums = ops.cast(multiply(ops.cast(ops.concatenate([high, low]), "int8")), "float32")
+    of_high, of_low = ops.split(sums, 2)
+    return (of_high + of_low / (2 * _LARGEST)) * steps
 
 
-def _integer_product(numbers: Any, matrix: Any) -> Any:
-    """Give what `_int8_sums` gives, as int32, also where the matrix is computed first."""
-    integers, count = ops.cast(numbers, "int8"), numbers.shape[0]
-    if count is not None and count > 1:
-        return _matmul_transposed(integers, matrix, "int32")
-    # An integer product with one row takes another road in XLA, which is slower.
-    return _matmul_transposed(ops.pad(integers, [[0, 1], [0, 0]]), matrix, "int32")[:-1]
+def _integer_product(integers: Any, matrix: Any) -> Any:
+    """Give the sums, (n, rows) int32, of (n, columns) and (rows, columns) int8."""
+    return _matmul_transposed(integers, matrix, "int32")
 
 
 def _matmul_transposed(x: Any, matrix: Any, dtype: str | None = None) -> Any:
@@ -264,13 +282,13 @@ def _matmul_transposed(x: Any, matrix: Any, dtype: str | None = None) -> Any:
 
 def _round_rows(matrix: Any) -> tuple[Any, Any]:
     """Give integers as (rows, columns) int8, and what a step stands for as (rows, 1) float32."""
-    numbers, steps = _whole_numbers(matrix)
-    return ops.cast(numbers, "int8"), steps
+    numbers, steps = _scaled(matrix)
+    return ops.cast(ops.round(numbers), "int8"), steps
 
 
-def _whole_numbers(matrix: Any) -> tuple[Any, Any]:
-    """Give the integers of `_round_rows` as float32."""
+def _scaled(matrix: Any) -> tuple[Any, Any]:
+    """Give each row in steps of its own, up to 127 of them, and these steps, (rows, 1)."""
     largest = ops.max(ops.abs(matrix), axis=1, keepdims=True)
     # Never smaller than a normal number: what is, is taken for zero, and 0 / 0 is no integer.
     steps = ops.maximum(largest / _LARGEST, _TINY)
-    return ops.round(matrix / steps), steps
+    return matrix / steps, steps

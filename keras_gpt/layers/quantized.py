@@ -2,8 +2,8 @@
 
 Decoding one token reads every weight once and computes little with it, so its time is that of
 reading. What differs from Keras' own int8 and int4 is how the integers lie and are multiplied: with
-each output's weights side by side, and never fewer than two rows of inputs, XLA takes a fast integer
-product on a CPU. Keras' own int8 was several times slower (tests/benchmarks/RESULTS.md).
+each output's weights side by side, XLA on a CPU reads them fast. Keras' own int8 was several times
+slower (tests/benchmarks/RESULTS.md).
 """
 
 from typing import Any
@@ -22,8 +22,8 @@ class Dense(RoundedMatrices, keras.layers.Dense):
 
     `quantize("int8")` rounds the weights of each output to integers up to 127 times a scale,
     `quantize("int4")` to integers from 0 to 15, with a multiplier and an offset for each 32 of them
-    and a scale; from then on each row of inputs is rounded to integers up to 127. Other modes are
-    Keras' own.
+    and a scale. Inputs stay floats, or become integers of 15 bits for the time of a product. Other
+    modes are Keras' own.
     Arguments are those of `keras.layers.Dense`.
 
     Example:

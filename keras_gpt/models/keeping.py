@@ -85,10 +85,10 @@ class Keeping(keras.Model):
     def quantize(self, mode: Any = None, config: Any = None, **kwargs: Any) -> None:
         """Replace the weights by integers, for good: smaller, and faster to generate with.
 
-        In "int8" each output's weights become integers up to 127 times a scale, and each row of
-        inputs is rounded so too. In "int4" they become integers from 0 to 15, two a byte, with a
-        multiplier and an offset for each 32 of them: little more than half the memory of "int8",
-        slower, and farther from the full model. The floats' memory goes back to the system.
+        In "int8" each output's weights become integers up to 127 times a scale. In "int4" they become
+        integers from 0 to 15, two a byte, with a multiplier and an offset for each 32 of them: little
+        more than half the memory of "int8", slower, and farther from the full model. The floats'
+        memory goes back to the system.
         `from_preset(..., quantize="int8")` gives the same without ever having all the floats.
 
         Args:

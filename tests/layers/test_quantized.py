@@ -38,27 +38,34 @@ def test_a_row_of_zeros_stays_zero(jit):
 
 
 def reference(x, integers, scale):
-    """The product of the rounded rows, in whole numbers."""
-    flat = np.asarray(x, "float32").reshape(-1, x.shape[-1])
-    rows, steps = rounded(flat)
-    sums = rows.astype(int) @ integers.T.astype(int)
-    return (sums * steps[:, None] * scale).reshape(*x.shape[:-1], -1)
+    """The product of the floats and what the integers stand for."""
+    return np.asarray(x, "float64") @ (integers.T * scale.astype("float64"))
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (1, 5), (3, 1), (2, 9), (16, 1), (1,), (2,)])
+def assert_is_product(got, x, integers, scale, rtol=1e-5):
+    """Each input may be off by half of 1 / (127 * 254) of the largest in its row, and rounding."""
+    weights = integers.T * scale
+    x = np.asarray(keras.ops.cast(x, "float32"))
+    atol = np.abs(x).max() * np.abs(weights).sum(axis=0).max() / (127 * 254)
+    got = keras.ops.cast(got, "float32")
+    np.testing.assert_allclose(got, reference(x, integers, scale), rtol=rtol, atol=atol)
+
+
+ROWS = [(1, 1), (1, 5), (3, 1), (2, 9), (16, 1), (1, 80), (1,), (2,)]
+
+
+@pytest.mark.parametrize("shape", ROWS)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("jit", [True, False])
 def test_the_product_is_that_of_the_integers(shape, dtype, jit):
     integers, scale = rounded(values(7, 6))
     x = keras.ops.cast(values(*shape, 6, seed=1), dtype)
-    want = reference(np.asarray(keras.ops.cast(x, "float32")), integers, scale)
     got = tf.function(lambda x: int8_product(x, integers, scale), jit_compile=jit)(x)
     assert keras.backend.standardize_dtype(got.dtype) == dtype
-    rtol = 1e-6 if dtype == "float32" else 0.01
-    np.testing.assert_allclose(keras.ops.cast(got, "float32"), want, rtol=rtol, atol=1e-7)
+    assert_is_product(got, x, integers, scale, 1e-5 if dtype == "float32" else 0.01)
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (1, 3), (4, 1)])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 3), (4, 1), (2, 40)])
 def test_the_product_with_rows_that_only_the_run_knows(shape):
     integers, scale = rounded(values(7, 6))
     run = tf.function(
@@ -67,17 +74,19 @@ def test_the_product_with_rows_that_only_the_run_knows(shape):
         jit_compile=True,
     )
     x = values(*shape, 6)
-    np.testing.assert_allclose(run(x), reference(x, integers, scale), rtol=1e-6, atol=1e-7)
+    assert_is_product(run(x), x, integers, scale)
 
 
 @pytest.mark.parametrize("columns", [40, 3072])
-def test_a_row_is_the_same_to_the_bit_whatever_stands_beside_it(columns):
+def test_a_row_hardly_depends_on_those_beside_it_though_one_input_is_far_larger(columns):
     integers, scale = rounded(values(50, columns))
-    x = values(8, 1, columns, seed=2)
+    x = values(100, 1, columns, seed=2)
+    x[:, :, 7] = 500  # as in real models; beside it 8 bits would leave nothing of the others
     run = tf.function(lambda x: int8_product(x, integers, scale), jit_compile=True)
-    together = np.asarray(run(x))
-    for row in range(8):
-        np.testing.assert_array_equal(run(x[row : row + 1])[0], together[row])
+    want = reference(x, integers, scale)
+    usual = np.abs(want - reference(x[:, :, 7:8], integers[:, 7:8], scale)).mean()
+    for rows in (1, 2, 8, 100):  # one, few and many
+        assert np.abs(run(x[:rows]) - want[:rows]).max() < 0.02 * usual
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -89,7 +98,7 @@ def test_a_dense_layer_computes_with_its_rounded_kernel(bias):
     integers, scale = np.asarray(layer._kernel), np.asarray(layer.kernel_scale)
     np.testing.assert_allclose(layer.kernel, (integers * scale[:, None]).T, rtol=1e-6)
     want = np.maximum(reference(x, integers, scale) + (layer.bias if bias else 0.0), 0)
-    np.testing.assert_allclose(layer(x), want, atol=1e-5)
+    np.testing.assert_allclose(layer(x), want, atol=1e-3)
     assert np.abs(np.asarray(layer(x)) - full).max() < 0.1
     assert [w.dtype for w in layer.weights].count("int8") == 1
 
@@ -247,15 +256,14 @@ def test_rows_do_not_depend_on_the_rows_beside_them(round_):
         assert (np.asarray(unpacked(*(each[:8] for each in together[:3]), 70))[7] == 0).all()
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (1, 5), (3, 1), (16, 1), (2,)])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 5), (3, 1), (16, 1), (1, 80), (2,)])
 @pytest.mark.parametrize("columns", [70, 128])
 @pytest.mark.parametrize("jit", [True, False])
 def test_the_4_bit_product_is_that_of_its_integers(shape, columns, jit):
     stored = rounded_4(values(7, columns))
     x = values(*shape, columns, seed=1)
-    want = reference(x, integers_of(*stored[:3], columns), stored[3])
     got = tf.function(lambda x: int4_product(x, *stored), jit_compile=jit)(x)
-    np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-6)
+    assert_is_product(got, x, integers_of(*stored[:3], columns), stored[3])
 
 
 def test_a_row_of_a_4_bit_product_is_the_same_to_the_bit_whatever_stands_beside_it():
@@ -314,5 +322,4 @@ def test_a_4_bit_embedding_looks_up_and_projects(tied):
         *rows, scale = stored(layer.reverse_embeddings, "reverse_embeddings")
         rows = integers_of(*rows, 70)
     x = values(2, 1, 70)
-    want = reference(x, rows, scale)
-    np.testing.assert_allclose(layer(x, reverse=True), want, rtol=1e-5, atol=1e-5)
+    assert_is_product(layer(x, reverse=True), x, rows, scale)
