@@ -34,7 +34,7 @@ class Engine:
     Args:
         model: a `GPT`. Its weights must not change while the engine runs.
         max_batch: the most requests that are answered at a time.
-        max_waiting: the most requests that wait; `submit` refuses more.
+        max_waiting: the most requests that wait for a place; `submit` refuses more.
         chunk: the most tokens of a prompt that are read between two steps.
         shared_bytes: how much memory prompts that others may begin with take up.
 
@@ -149,7 +149,8 @@ class Engine:
         with self._changed:
             if self._closed:
                 raise RuntimeError("the engine was closed")
-            self._waiting.put(request)
+            # Requests that come together to an idle engine have places, although none runs yet.
+            self._waiting.put(request, num_free=self._max_batch - self.num_running)
             self._changed.notify()
         return request
 

@@ -163,13 +163,17 @@ class FairQueue:
         """Count what waits."""
         return sum(map(len, self._of_clients.values()))
 
-    def put(self, request: Request) -> None:
+    def put(self, request: Request, num_free: int = 0) -> None:
         """Let a request wait.
+
+        Args:
+            request: the request.
+            num_free: how many places are free, which as many of those that wait are about to take.
 
         Raises:
             QueueFullError: too many wait already.
         """
-        if len(self) >= self._most:
+        if len(self) >= self._most + num_free:
             raise QueueFullError(
                 f"at most {self._most} requests may wait: try again later, or make the engine with "
                 f"a larger max_waiting. Received: one more"

@@ -198,15 +198,23 @@ def test_cancelling_and_deadlines(speaker):
         )
 
 
-def test_the_queue_is_bounded(speaker):
-    with Engine(speaker, max_batch=1, max_waiting=4) as engine:
-        busy = iter(engine.submit("the cat", max_new_tokens=110, stop_token_ids=[]))
-        next(busy)
-        waiting = [engine.submit("a", max_new_tokens=3) for _ in range(4)]
+@pytest.mark.parametrize("max_batch", [1, 3])
+def test_the_queue_is_bounded(speaker, max_batch):
+    going, begun = threading.Event(), threading.Event()
+
+    def wait(piece, chosen):
+        begun.set()
+        going.wait(60)
+
+    with Engine(speaker, max_batch=max_batch, max_waiting=4) as engine:
+        busy = engine.submit("the cat", max_new_tokens=3, listener=wait)
+        assert begun.wait(60)
+        # The places that are still free are taken by as many, which do not count as waiting.
+        waiting = [engine.submit("a", max_new_tokens=3) for _ in range(4 + max_batch - 1)]
         with pytest.raises(QueueFullError, match="at most 4 requests may wait"):
             engine.submit("a")
-        busy.close()
-        assert all(request.result(timeout=60).token_ids for request in waiting)
+        going.set()
+        assert all(request.result(timeout=60).token_ids for request in [busy, *waiting])
 
 
 def test_clients_take_turns():

@@ -9,13 +9,20 @@ import openai
 import pytest
 from openai_server import wait_until
 
+from keras_gpt.generation.batch import Batch
 from keras_gpt.serving.openai import Limits, create_app
 
 LONG = {"model": "tiny", "prompt": "the cat", "max_tokens": 100}
 
 
-@pytest.mark.usefixtures("slowly")
-def test_a_full_queue_is_said_at_once(start):
+def test_a_full_queue_is_said_at_once(start, monkeypatch):
+    going, step = threading.Event(), Batch.step
+
+    def when_it_may(self: Batch, live: Any) -> None:
+        going.wait(60)
+        step(self, live)
+
+    monkeypatch.setattr(Batch, "step", when_it_may)
     with start(limits=Limits(max_batch=1, max_waiting=1)) as server:
         engine = server.service.engine
         asking = [threading.Thread(target=_ask, args=(server.client(),)) for _ in range(2)]
@@ -30,6 +37,7 @@ def test_a_full_queue_is_said_at_once(start):
         with server.http() as http:  # more than will ever fit
             got = http.post("/v1/completions", json={**LONG, "n": 2})
         assert (got.status_code, got.json()["error"]["param"]) == (400, "n")
+        going.set()
         for thread in asking:
             thread.join(30)
 
@@ -64,7 +72,7 @@ def test_a_shorter_context(start):
 
 @pytest.mark.usefixtures("slowly")
 def test_deadlines(start):
-    with start(limits=Limits(max_batch=1, deadline=0.4)) as server:
+    with start(limits=Limits(max_batch=1, deadline=1.5)) as server:
         got = server.client().completions.create(**LONG)
         assert got.choices[0].finish_reason == "length"
         assert 1 <= got.usage.completion_tokens < 100
@@ -85,8 +93,6 @@ def _ask_in_vain(client: openai.OpenAI) -> None:
 
 
 def test_a_broken_engine(start, monkeypatch):
-    from keras_gpt.generation.batch import Batch
-
     def broken(self: Any, live: Any) -> None:
         raise FloatingPointError("a secret")
 
