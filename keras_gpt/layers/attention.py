@@ -189,8 +189,8 @@ class CausalSelfAttention(keras.layers.Layer):
 
 def _scores(queries: Any, keys: Any) -> Any:
     """Give (batch, heads, query, key) products."""
-    if queries.shape[2] == 1:
-        # The keys on the left: on the right, XLA would lay all of them out anew for one query.
+    if queries.shape[2] is not None and queries.shape[2] <= _FEW:
+        # The keys on the left: on the right, XLA would lay all of them out anew for a few queries.
         return ops.transpose(ops.matmul(keys, ops.transpose(queries, (0, 1, 3, 2))), (0, 1, 3, 2))
     return ops.matmul(queries, ops.transpose(keys, (0, 1, 3, 2)))
 
@@ -219,6 +219,8 @@ def _joined(parts: list[Any]) -> Any:
     return parts[0] if len(parts) == 1 else ops.concatenate(parts, axis=-1)
 
 
+# What is laid out anew for more queries than these costs little beside their product.
+_FEW = 16
 # XLA unrolls the loops of a softmax over fewer places, and takes up to ten times as long to compile it.
 _NOT_UNROLLED = 40
 # Scores are float32 when they are masked. Not -inf: a row that sees nothing must stay finite.

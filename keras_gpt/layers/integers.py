@@ -3,14 +3,16 @@
 Only the weights are rounded to so few bits. Of the inputs a few are often far larger than all others
 of their row (arXiv:2208.07339), and 8 bits for the row leave little of those others: it cost several
 times what rounding the weights does, and the last digit of an input decided between two integers, so
-that answers depended on the batch they were in (tests/benchmarks/RESULTS.md). One row and many rows are
-multiplied as floats; a few rows, where XLA's integer product is faster, as two integers of 8 bits each.
+that answers depended on the batch they were in (tests/benchmarks/RESULTS.md). Very few rows and many
+are multiplied as floats; those between, where XLA's integer product is faster, as two integers of 8
+bits each.
 
 Four bits are too few for one scale a row. Each group of 32 columns has a multiplier and an offset of
 its own beside them, and these are integers as well: an integer of 4 bits times its multiplier plus its
 offset is one of 8 bits, and takes the same products.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,6 +25,8 @@ GROUP = 32  # columns of a 4-bit matrix that share a multiplier and an offset
 _LARGEST = 127
 _LARGEST_4 = 15
 _TINY = float(np.finfo("float32").tiny)
+# Up to so many rows it is fastest on a CPU to read an 8-bit matrix again for each of them.
+_ALONE = 4
 # Up to so many rows XLA's integer product on a CPU is faster than widening the matrix for one of floats.
 _FEW = 64
 _AT_ONCE = 1 << 20  # numbers of a matrix that are rounded, which takes several copies of them
@@ -156,7 +160,7 @@ def int8_product(x: Any, matrix: Any, scale: Any) -> Any:
     Returns:
         (..., rows) in the dtype of `x`.
     """
-    return _product(x, [matrix], scale, _integer_product, lambda matrix: matrix, fewest=2)
+    return _product(x, [matrix], scale, _integer_product, lambda matrix: matrix, takes_floats=True)
 
 
 def int4_product(x: Any, packed: Any, multipliers: Any, offsets: Any, scale: Any) -> Any:
@@ -189,7 +193,7 @@ def int4_product(x: Any, packed: Any, multipliers: Any, offsets: Any, scale: Any
         scale,
         multiply,
         lambda packed, multipliers, offsets: unpacked(packed, multipliers, offsets, columns),
-        fewest=1,  # of floats the whole matrix would be written and read again
+        takes_floats=False,  # the whole matrix of them would be written and read again
     )
 
 
@@ -199,20 +203,20 @@ def _product(
     scale: Any,
     multiply: Callable[..., Any],
     widened: Callable[..., Any],
-    fewest: int,
+    takes_floats: bool,
 ) -> Any:
     """Multiply by a matrix that lies in `stored`.
 
     `multiply` gives the sums (n, rows) of (n, columns) int8 and what is stored, `widened` the integers
-    (rows, columns) that it stands for. From `fewest` rows of x on it is multiplied as integers, up to
-    `_FEW`. Its gradient is that of the product of floats.
+    (rows, columns) that it stands for. Up to `_ALONE` rows are multiplied one by one as floats where it
+    `takes_floats`, more as integers up to `_FEW`. Its gradient is that of the product of floats.
     """
     columns = x.shape[-1]
 
     @ops.custom_gradient
     def product(x: Any, scale: Any, *stored: Any) -> Any:
         flat = ops.reshape(ops.cast(x, "float32"), (-1, columns))
-        sums = _sums(flat, stored, multiply, widened, fewest)
+        sums = _sums(flat, stored, scale, multiply, widened, takes_floats)
         result = ops.cast(sums * ops.cast(scale, "float32"), x.dtype)
         result = ops.reshape(result, (*ops.shape(x)[:-1], scale.shape[0]))
 
@@ -230,30 +234,50 @@ def _product(
 def _sums(
     x: Any,
     stored: Sequence[Any],
+    scale: Any,
     multiply: Callable[..., Any],
     widened: Callable[..., Any],
-    fewest: int,
+    takes_floats: bool,
 ) -> Any:
     """Give x Wᵀ, (n, rows) float32, of (n, columns) float32 and the integers of W."""
 
     def as_floats() -> Any:
         # For one row XLA on a CPU widens the weights as it reads them, for many rows once for all.
-        # The row is scaled though it need not be: as it comes, one row takes half as long again.
-        numbers, steps = _scaled(x)
-        return _matmul_transposed(numbers, ops.cast(widened(*stored), "float32")) * steps
+        return _matmul_transposed(_laid_out(x, scale), ops.cast(widened(*stored), "float32"))
+
+    def one_by_one(rows: int) -> Any:
+        wide = ops.cast(widened(*stored), "float32")
+        each = [_laid_out(row, scale) for row in ops.split(x, rows)]
+        return ops.concatenate([_matmul_transposed(row, wide) for row in each])
 
     def as_integers() -> Any:
         return _in_two_parts(x, lambda integers: multiply(integers, *stored))
 
     rows = x.shape[0]
+    alone = range(1, _ALONE + 1) if takes_floats else ()
     if rows is None and keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
         # As in a SavedModel. Where XLA compiles it the number is known, and one branch is left.
         count = tf.shape(x)[0]
-        is_few = tf.logical_and(count >= fewest, count <= _FEW)
-        return tf.switch_case(tf.cast(is_few, "int32"), [as_floats, as_integers])
-    return as_integers() if rows is not None and fewest <= rows <= _FEW else as_floats()
+        branches = [functools.partial(one_by_one, few) for few in alone]
+        which = tf.where(count <= len(alone), count - 1, tf.where(count <= _FEW, len(alone), -1))
+        return tf.switch_case(which, [*branches, as_integers, as_floats])
+    if rows in alone:
+        return one_by_one(rows)
+    return as_integers() if rows is not None and rows <= _FEW else as_floats()
+
+
+def _laid_out(x: Any, scale: Any) -> Any:
+    """Give (n, columns) floats in the form that XLA on a CPU multiplies fast.
+
+    A division XLA does not take into the product, where it would be done again for each row of the
+    matrix with all that made `x`; and one by a vector keeps the shape, where XLA would else read `x` as
+    it came, as (heads, head_dim) perhaps, number by number. So `x` is divided by ones, which XLA cannot
+    know to be ones: no scale is below 0.
+    """
+    columns = ops.arange(x.shape[1], dtype="float32")
+    return x / ops.where(ops.cast(scale[0], "float32") + columns >= 0, 1.0, 2.0)
 
 
 def _in_two_parts(x: Any, multiply: Callable[[Any], Any]) -> Any:

@@ -65,7 +65,7 @@ def test_the_product_is_that_of_the_integers(shape, dtype, jit):
     assert_is_product(got, x, integers, scale, 1e-5 if dtype == "float32" else 0.01)
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (1, 3), (4, 1), (2, 40)])
+@pytest.mark.parametrize("shape", [(1, 1), (2, 1), (1, 3), (4, 1), (5, 1), (2, 32), (2, 40)])
 def test_the_product_with_rows_that_only_the_run_knows(shape):
     integers, scale = rounded(values(7, 6))
     run = tf.function(
@@ -85,8 +85,17 @@ def test_a_row_hardly_depends_on_those_beside_it_though_one_input_is_far_larger(
     run = tf.function(lambda x: int8_product(x, integers, scale), jit_compile=True)
     want = reference(x, integers, scale)
     usual = np.abs(want - reference(x[:, :, 7:8], integers[:, 7:8], scale)).mean()
-    for rows in (1, 2, 8, 100):  # one, few and many
+    for rows in (1, 2, 4, 5, 8, 65, 100):  # one by one, as integers, as floats
         assert np.abs(run(x[:rows]) - want[:rows]).max() < 0.02 * usual
+
+
+def test_up_to_four_rows_are_computed_as_each_alone():
+    integers, scale = rounded(values(50, 768))
+    x = values(4, 1, 768, seed=2)
+    run = tf.function(lambda x: int8_product(x, integers, scale), jit_compile=True)
+    alone = np.concatenate([run(x[row : row + 1]) for row in range(4)])
+    for rows in (2, 3, 4):
+        np.testing.assert_array_equal(run(x[:rows]), alone[:rows])
 
 
 @pytest.mark.parametrize("bias", [True, False])
