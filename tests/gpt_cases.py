@@ -2,6 +2,7 @@
 
 import functools
 import zlib
+from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -36,10 +37,15 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 }
 
 
+def some(cases: Iterable[Any], *usual: Any) -> list[Any]:
+    """Give cases for `pytest.mark.parametrize`, of which those that are not usual are slow."""
+    slow = pytest.mark.slow
+    return [case if case in usual else pytest.param(case, marks=slow) for case in cases]
+
+
 def architectures(*usual: str) -> list[Any]:
     """Name all architectures for `pytest.mark.parametrize`; those that are not usual are slow."""
-    slow = pytest.mark.slow
-    return [n if n in usual else pytest.param(n, marks=slow) for n in ARCHITECTURES]
+    return some(ARCHITECTURES, *usual)
 
 
 def make_gpt(**fields: Any) -> GPT:

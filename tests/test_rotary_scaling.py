@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from gpt_cases import ARCHITECTURES, logits_of, make_gpt, random_ids
+from gpt_cases import ARCHITECTURES, logits_of, make_gpt, random_ids, some
 
 from keras_gpt import GPT, GPTConfig
 from keras_gpt.layers import rotary_tables
@@ -207,9 +207,7 @@ def test_a_scaled_model_comes_back_from_its_files(tmp_path: Path, method: str) -
 
 
 # All methods differ in their frequencies alone; yarn has a multiplier besides.
-@pytest.mark.parametrize(
-    "method", ["yarn", *[pytest.param(m, marks=pytest.mark.slow) for m in ALL if m != "yarn"]]
-)
+@pytest.mark.parametrize("method", some(ALL, "yarn"))
 def test_the_cache_continues_as_the_plain_forward_pass(method: str) -> None:
     """Greedily, past the original context: each token is the best after all before it."""
     gpt = _gpt(method)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
+from gpt_cases import some
 
 from keras_gpt import GPT
 
@@ -31,13 +32,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 # What gpt1 has of its own, its norms, is tested with `generate`, whose functions an export runs.
-@pytest.mark.parametrize(
-    "kind",
-    [
-        pytest.param(kind, marks=[pytest.mark.slow] if kind in ("gpt1", "mixed_bfloat16") else [])
-        for kind in KINDS
-    ],
-)
+@pytest.mark.parametrize("kind", some(KINDS, "banded", "modern", "prefix"))
 def test_each_architecture_answers_as_generate_does(
     make_gpt: Callable[..., GPT], tmp_path: Path, ask: Callable[..., dict[str, Any]], kind: str
 ) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
+from gpt_cases import some
 
 from keras_gpt import GPT
 from keras_gpt.export.graph_stop import find_stop
@@ -62,9 +63,7 @@ def _python(row: dict[str, Any]) -> dict[str, Any]:
     return settings
 
 
-@pytest.mark.parametrize(
-    "case", [0, 1, *[pytest.param(case, marks=pytest.mark.slow) for case in (2, 3)]]
-)
+@pytest.mark.parametrize("case", some(range(4), 0, 1))
 def test_rows_with_any_settings_are_those_of_generate(
     gpt: GPT, loaded: Any, ask: Callable[..., dict[str, Any]], case: int
 ) -> None:
