@@ -38,7 +38,7 @@ def product(x: Any, matrix: Any) -> Any:
         (1, 1, 3)
     """
     rows = x.shape[0] if len(x.shape) == 3 and x.shape[1] == 1 else _FEW + 1
-    if (rows or 1) > _FEW or not _is_on_cpu():
+    if (rows or 1) > _FEW or not is_on_cpu():
         return ops.matmul(x, matrix)
     if keras.backend.standardize_dtype(x.dtype) in ("bfloat16", "float16"):
         return _half_product(x, matrix)
@@ -72,7 +72,7 @@ def _half_product(x: Any, matrix: Any) -> Any:
     return ops.cast(ops.matmul(wide_x, wide * ops.cast(one, "float32")), x.dtype)
 
 
-def _is_on_cpu() -> bool:
+def is_on_cpu() -> bool:
     """Say whether a CPU is all there is; what Keras cannot ask, as on PyTorch, is none."""
     if keras.backend.backend() == "torch":
         return False

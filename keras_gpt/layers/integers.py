@@ -20,6 +20,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_gpt.layers.few_rows import is_on_cpu
+
 GROUP = 32  # columns of a 4-bit matrix that share a multiplier and an offset
 
 _LARGEST = 127
@@ -208,8 +210,9 @@ def _product(
     """Multiply by a matrix that lies in `stored`.
 
     `multiply` gives the sums (n, rows) of (n, columns) int8 and what is stored, `widened` the integers
-    (rows, columns) that it stands for. Up to `_ALONE` rows are multiplied one by one as floats where it
-    `takes_floats`, more as integers up to `_FEW`. Its gradient is that of the product of floats.
+    (rows, columns) that it stands for. Up to `_ALONE` rows (one on a GPU) are multiplied one by one as
+    floats where it `takes_floats`, more as integers up to `_FEW`. Its gradient is that of the product
+    of floats.
     """
     columns = x.shape[-1]
 
@@ -254,7 +257,8 @@ def _sums(
         return _in_two_parts(x, lambda integers: multiply(integers, *stored))
 
     rows = x.shape[0]
-    alone = range(1, _ALONE + 1) if takes_floats else ()
+    most_alone = _ALONE if is_on_cpu() else 1
+    alone = range(1, most_alone + 1) if takes_floats else ()
     if rows is None and keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
