@@ -88,7 +88,7 @@ class Keeping(keras.Model):
         In "int8" each output's weights become integers up to 127 times a scale. In "int4" they become
         integers from 0 to 15, two a byte, with a multiplier and an offset for each 32 of them: little
         more than half the memory of "int8", slower, and farther from the full model. The floats'
-        memory goes back to the system.
+        memory goes back to the system, or where TensorFlow uses oneDNN to its own allocator.
         `from_preset(..., quantize="int8")` gives the same without ever having all the floats.
 
         Args:
