@@ -244,14 +244,12 @@ def _sums(
 ) -> Any:
     """Give x Wᵀ, (n, rows) float32, of (n, columns) float32 and the integers of W."""
 
-    def as_floats() -> Any:
+    def as_floats(x: Any = x) -> Any:
         # For one row XLA on a CPU widens the weights as it reads them, for many rows once for all.
         return _matmul_transposed(_laid_out(x, scale), ops.cast(widened(*stored), "float32"))
 
     def one_by_one(rows: int) -> Any:
-        wide = ops.cast(widened(*stored), "float32")
-        each = [_laid_out(row, scale) for row in ops.split(x, rows)]
-        return ops.concatenate([_matmul_transposed(row, wide) for row in each])
+        return ops.concatenate([as_floats(row) for row in ops.split(x, rows)])
 
     def as_integers() -> Any:
         return _in_two_parts(x, lambda integers: multiply(integers, *stored))
