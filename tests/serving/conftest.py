@@ -67,7 +67,9 @@ def running(folder: Path, **options: Any) -> Iterator[Client]:
         thread.start()
         try:
             assert started.wait(30)
-            with grpc.insecure_channel(server.grpc_address) as channel:
+            # A client's own limit of 4 MB would cut connections in the midst of an answer.
+            any_size = [("grpc.max_receive_message_length", -1)]
+            with grpc.insecure_channel(server.grpc_address, options=any_size) as channel:
                 yield Client(server, channel)
         finally:
             server.rest.should_exit = True
