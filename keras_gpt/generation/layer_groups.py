@@ -3,7 +3,8 @@
 XLA compiles each block of a model anew, though all of them compute the same with other weights. Here
 the program of a group of blocks takes their weights as arguments, and is called for one group after
 the other: a model of 30 blocks is compiled as fast as one of 10. Each call costs a little, so groups
-are few (tests/benchmarks/RESULTS.md has the figures).
+are few (tests/benchmarks/RESULTS.md has the figures). For one row, where it costs most, blocks that
+are few go into one program.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,6 +18,8 @@ from keras_gpt.generation.protocol import Decoder
 from keras_gpt.key_values import BlockInputs, KeyValues
 
 _MOST_GROUPS = 4
+# So many blocks are compiled at once in acceptable time.
+_FEW_BLOCKS = 12
 
 
 class LayerGroups:
@@ -24,9 +27,10 @@ class LayerGroups:
 
     Args:
         model: its blocks.
+        most_groups: how many there may be.
     """
 
-    def __init__(self, model: Decoder) -> None:
+    def __init__(self, model: Decoder, most_groups: int = _MOST_GROUPS) -> None:
         self._model = model
         self._prefill_inputs = compiled(model.prefill_inputs, model)
         self._step_inputs = compiled(self._inputs_of_step, model)
@@ -34,7 +38,7 @@ class LayerGroups:
         self._groups: list[tuple[range, _Programs]] = []
         forms = [_form(model, layer) for layer in range(len(model.blocks))]
         blocks = {form: _block(model, forms.index(form)) for form in set(forms)}
-        for layers in _groups(forms):
+        for layers in _groups(forms, most_groups):
             form = tuple(forms[layers.start : layers.stop])
             if form not in programs:
                 programs[form] = _programs(model, [blocks[each] for each in form])
@@ -141,7 +145,12 @@ def _form(model: Decoder, layer: int) -> Any:
     return model.config.attention_window(layer), tuple(weights)
 
 
-def _groups(forms: Sequence[Any]) -> list[range]:
+def as_one_program(model: Decoder) -> LayerGroups | None:
+    """Give all blocks as one program; None where they are too many for that."""
+    return LayerGroups(model, most_groups=1) if len(model.blocks) <= _FEW_BLOCKS else None
+
+
+def _groups(forms: Sequence[Any], most_groups: int) -> list[range]:
     """Cut a row of blocks into groups so that few blocks have to be compiled."""
 
     def cut(size: int) -> list[range]:
@@ -152,5 +161,5 @@ def _groups(forms: Sequence[Any]) -> list[range]:
         different = {tuple(forms[group.start : group.stop]) for group in cut(size)}
         return sum(map(len, different)), -size
 
-    smallest = -(-len(forms) // _MOST_GROUPS)
+    smallest = -(-len(forms) // most_groups)
     return cut(min(range(smallest, len(forms) + 1), key=cost))

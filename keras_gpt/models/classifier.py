@@ -275,8 +275,10 @@ class GPTClassifier(Keeping, keras.Model):
             config: as for `GPT.quantize`.
             **kwargs: as for `keras.Model.quantize`; `filters` in place of all layers but the last.
         """
-        usual = {"filters": lambda layer: layer is not self.head}
-        super().quantize(mode, config=config, **(usual | kwargs))
+        if kwargs.get("filters") is None:
+            self.gpt.quantize(mode, config=config, **kwargs)
+        else:
+            super().quantize(mode, config=config, **kwargs)
 
     def export(
         self,

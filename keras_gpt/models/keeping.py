@@ -99,7 +99,7 @@ class Keeping(keras.Model):
 
         Raises:
             ValueError: there is no such mode, `config` asks for another "int8" or "int4", or
-                weights are integers already.
+                weights are integers already; none is changed then.
 
         Example:
             >>> gpt.quantize("int8")
@@ -111,6 +111,13 @@ class Keeping(keras.Model):
             raise ValueError(
                 f"config must be the usual one for {asked}, whose rounding is fixed here: pass "
                 f'mode="{asked}". Received: config={config.get_config()}'
+            )
+        done = [layer.path for layer in self._flatten_layers() if _is_quantized(layer)]
+        if done and kwargs.get("filters") is None:
+            raise ValueError(
+                "quantize takes a model of floats: load the weights once more to round them in "
+                f"another mode. Received: {len(done)} layers that are already quantized, the first "
+                f"is {done[0]}"
             )
         with warnings.catch_warnings():
             # Norms have nothing to quantize, which Keras would say once for each of them.

@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 import pytest
-from gpt_cases import make_gpt, shared_gpt, small_tokenizer
+from gpt_cases import make_gpt, shared_gpt, small_tokenizer, some
 
 from keras_gpt import Tokenizer
 from keras_gpt.generation import Constraint, Engine
@@ -63,7 +63,7 @@ FORMS = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("stops", [None, []])
+@pytest.mark.parametrize("stops", some([None, []], None))
 def test_every_finished_answer_parses(speaker, form, stops):
     make, parses = FORMS[form]
     reasons, texts = [], set()

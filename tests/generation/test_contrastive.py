@@ -12,6 +12,7 @@ from gpt_cases import (
     random_ids,
     shared_gpt,
     small_tokenizer,
+    some,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -69,7 +70,7 @@ def new_weights(gpt, seed):
         weight.assign(base + scale * rng.normal(size=weight.shape))
 
 
-@pytest.mark.parametrize("name", ["gpt1", "gpt2", "gpt3", "llama"])
+@pytest.mark.parametrize("name", some(["gpt1", "gpt2", "gpt3", "llama"], "gpt3", "llama"))
 def test_tokens_are_the_equation_s(name):
     gpt = make_gpt(**ARCHITECTURES[name])
     reference = Reference(gpt)

@@ -5,7 +5,15 @@ import itertools
 import keras
 import numpy as np
 import pytest
-from gpt_cases import CONTEXT, architectures, make_gpt, random_ids, shared_gpt, small_tokenizer
+from gpt_cases import (
+    CONTEXT,
+    architectures,
+    make_gpt,
+    random_ids,
+    shared_gpt,
+    small_tokenizer,
+    some,
+)
 from scipy import stats
 
 from keras_gpt import Tokenizer
@@ -46,7 +54,7 @@ def unlike():
     return make_gpt(num_layers=1)
 
 
-@pytest.mark.parametrize("prompt", PROMPTS, ids=len)
+@pytest.mark.parametrize("prompt", some(PROMPTS, PROMPTS[0], PROMPTS[2]), ids=len)
 def test_greedy_answers_are_those_of_plain_decoding(prompt, disturbed_gpt3, unlike):
     gpt = shared_gpt("gpt3")
     want = gpt.generate(prompt, temperature=0)

@@ -160,6 +160,17 @@ def test_integers_of_another_mode_are_refused(tmp_path: Path) -> None:
     assert_same(gpt, GPT.from_preset(tmp_path / "gpt"))
 
 
+def test_a_model_that_is_partly_rounded_is_refused_as_it_is() -> None:
+    """No layer before the one that cannot be rounded again is changed."""
+    gpt = make_gpt(num_layers=1)
+    gpt.blocks[0].attention.qkv.quantize("int8")
+    before = [(weight.path, weight.dtype) for weight in gpt.weights]
+    for model in (gpt, GPTClassifier(gpt, 2)):
+        with pytest.raises(ValueError, match=r"already quantized.*attention/qkv"):
+            model.quantize("int8")
+    assert [(weight.path, weight.dtype) for weight in gpt.weights] == before
+
+
 def test_a_config_that_says_otherwise_than_the_weights_is_refused(tmp_path: Path) -> None:
     """Before a number is read."""
     gpt = make_gpt(num_layers=1)
