@@ -1,5 +1,6 @@
 """A gRPC server on a port of this machine."""
 
+import logging
 from typing import Any
 
 try:
@@ -8,6 +9,9 @@ except ImportError as error:
     raise ImportError("serving needs grpcio: pip install 'keras-gpt[serve]'") from error
 
 from keras_gpt.serving.rpc.service import Services
+
+# What gRPC's event loop reports to.
+_GRPC_LOG = "grpc._cython.cygrpc"
 
 
 def grpc_server(
@@ -27,6 +31,7 @@ def grpc_server(
     Raises:
         OSError: the port is in use, or the address is not one of this machine.
     """
+    logging.getLogger(_GRPC_LOG).addFilter(_is_of_the_server)
     server = grpc.aio.server(
         options=[
             ("grpc.max_receive_message_length", max_request_bytes),
@@ -45,3 +50,9 @@ def grpc_server(
             f"host. Received: host={host!r}, grpc_port={port}"
         ) from error
     return server, bound
+
+
+def _is_of_the_server(record: logging.LogRecord) -> bool:
+    """Leave out that a client went before it had its answer, an error with a traceback for gRPC."""
+    kind = record.exc_info[0] if record.exc_info else None
+    return kind is None or kind.__name__ != "ExecuteBatchError"

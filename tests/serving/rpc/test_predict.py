@@ -51,6 +51,22 @@ def test_strings_and_defaults(client: Any) -> None:
     assert list(answer.outputs["text"].string_val) == [b"hello a 3"]
 
 
+def test_a_client_that_takes_no_more_of_an_answer_is_no_error_of_the_server(
+    client: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It ends the stream while 16 MB are sent; gRPC would log a traceback."""
+    request = request_of("shapes", "wave", x=np.ones(1, np.float32))
+    request.inputs["x"].tensor_shape.dim[0].size = 2**21  # all of them the one that is there
+    body = request.SerializeToString()
+    with grpc.insecure_channel(client.server.grpc_address) as limited:
+        call = limited.unary_unary("/tensorflow.serving.PredictionService/Predict")
+        for _ in range(3):
+            with pytest.raises(grpc.RpcError, match=r"CLIENT: Received message larger than max"):
+                call(body, timeout=60)
+    client.predictions.Predict(request_of("echo", prompt=["a"]))
+    assert not [record for record in caplog.records if record.exc_info]
+
+
 def test_every_kind_comes_back(client: Any) -> None:
     sent = {
         "a_bool": np.array([True, False]),
