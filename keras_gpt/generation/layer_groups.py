@@ -3,10 +3,11 @@
 XLA compiles each block of a model anew, though all of them compute the same with other weights. Here
 the program of a group of blocks takes their weights as arguments, and is called for one group after
 the other: a model of 30 blocks is compiled as fast as one of 10. Each call costs a little, so groups
-are few (tests/benchmarks/RESULTS.md has the figures). For one row, where it costs most, blocks that
-are few go into one program.
+are few (tests/benchmarks/RESULTS.md has the figures). For a step of one row, where it costs most,
+blocks that are few go into one program.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -27,22 +28,25 @@ class LayerGroups:
 
     Args:
         model: its blocks.
-        most_groups: how many there may be.
     """
 
-    def __init__(self, model: Decoder, most_groups: int = _MOST_GROUPS) -> None:
+    def __init__(self, model: Decoder) -> None:
         self._model = model
         self._prefill_inputs = compiled(model.prefill_inputs, model)
         self._step_inputs = compiled(self._inputs_of_step, model)
-        programs: dict[Any, _Programs] = {}
-        self._groups: list[tuple[range, _Programs]] = []
         forms = [_form(model, layer) for layer in range(len(model.blocks))]
         blocks = {form: _block(model, forms.index(form)) for form in set(forms)}
-        for layers in _groups(forms, most_groups):
-            form = tuple(forms[layers.start : layers.stop])
-            if form not in programs:
-                programs[form] = _programs(model, [blocks[each] for each in form])
-            self._groups.append((layers, programs[form]))
+
+        @functools.cache
+        def programs(*own: Any) -> _Programs:
+            return _programs(model, [blocks[form] for form in own])
+
+        def in_groups(most: int) -> list[tuple[range, _Programs]]:
+            cut = _groups(forms, most)
+            return [(layers, programs(*forms[layers.start : layers.stop])) for layers in cut]
+
+        self._groups = in_groups(_MOST_GROUPS)
+        self._for_one_token = in_groups(1) if len(forms) <= _FEW_BLOCKS else self._groups
 
     def prefill(self, token_ids: Any, lengths: Any) -> tuple[Any, list[KeyValues]]:
         """Read prompts; see `GPT.prefill`."""
@@ -66,7 +70,8 @@ class LayerGroups:
         first = recent[0].keys
         inputs = self._step_inputs(token_ids, lengths, slots, [each.keys for each in past], first)
         kept: list[KeyValues] = []
-        for layers, programs in self._groups:
+        is_one_token = tuple(token_ids.shape) == (1, 1)
+        for layers, programs in self._for_one_token if is_one_token else self._groups:
             part = slice(layers.start, layers.stop)
             states, some = programs.step(
                 _values(self._model, layers), inputs, slots, list(past[part]), list(recent[part])
@@ -143,11 +148,6 @@ def _form(model: Decoder, layer: int) -> Any:
         for each in block.weights
     ]
     return model.config.attention_window(layer), tuple(weights)
-
-
-def as_one_program(model: Decoder) -> LayerGroups | None:
-    """Give all blocks as one program; None where they are too many for that."""
-    return LayerGroups(model, most_groups=1) if len(model.blocks) <= _FEW_BLOCKS else None
 
 
 def _groups(forms: Sequence[Any], most_groups: int) -> list[range]:

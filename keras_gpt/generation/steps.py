@@ -1,6 +1,5 @@
 """The compiled functions of decoding: read prompts, read more tokens, choose, fold."""
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -26,7 +25,7 @@ from keras_gpt.generation.compiled import (
     looped,
 )
 from keras_gpt.generation.control import choose_controlled
-from keras_gpt.generation.layer_groups import LayerGroups, as_one_program
+from keras_gpt.generation.layer_groups import LayerGroups
 from keras_gpt.generation.protocol import Decoder
 from keras_gpt.generation.rows import place, tensor
 from keras_gpt.generation.sampling import Sampling, choose, probabilities
@@ -90,7 +89,6 @@ class DecodeSteps:
         # Elsewhere a function is compiled whole, whatever it is made of.
         is_grouped = keras.backend.backend() == "tensorflow"
         blocks = LayerGroups(model) if is_grouped else model
-        one_program = as_one_program(model) if is_grouped else None
         put_in_ring_, place_ = compiled_for_all(put_in_ring), compiled_for_all(place)
 
         def logits_at(states: Any, places: Any) -> Any:
@@ -122,26 +120,16 @@ class DecodeSteps:
             logits, past = first_whole(token_ids, lengths)
             return logits, self.keep_windows(past, lengths)
 
-        def following(run: Callable[..., Any], tokens: Any, lengths: Any, *rest: Any) -> Any:
-            states, recent = run(ops.expand_dims(tokens, 1), lengths, *rest)
-            return logits_of_last_(states, ops.ones_like(lengths)), recent
-
-        in_groups: Callable[..., Any] = functools.partial(following, blocks.step)
-        at_once = in_groups
-        if one_program is not None:
-            at_once = compiled(functools.partial(following, one_program.step), model)
-
-        def next_(
+        def following(
             tokens: Any,
             lengths: Any,
             slots: Any,
             past: Sequence[KeyValues],
             recent: Sequence[KeyValues],
         ) -> tuple[Any, list[KeyValues]]:
-            # One program shortens the step of one row by a tenth, and takes longer to compile.
-            run = at_once if tokens.shape[0] == 1 else in_groups
-            found: tuple[Any, list[KeyValues]] = run(tokens, lengths, slots, past, recent)
-            return found
+            token_ids = ops.expand_dims(tokens, 1)
+            states, recent = blocks.step(token_ids, lengths, slots, past, recent)
+            return logits_of_last_(states, ops.ones_like(lengths)), recent
 
         def read(
             token_ids: Any,
@@ -174,7 +162,7 @@ class DecodeSteps:
         self.first = self.first_whole = assembled(first, model)
         if has_windows:
             self.first_whole = assembled(first_whole, model)
-        self.next = assembled(next_, model)
+        self.next = assembled(following, model)
         self.read = assembled(read, model)
         self.extend = assembled(extend, model)
         self.fold = assembled(folded, model)
