@@ -22,7 +22,7 @@ class Dense(RoundedMatrices, keras.layers.Dense):
 
     `quantize("int8")` rounds the weights of each output to integers up to 127 times a scale,
     `quantize("int4")` to integers from 0 to 15, with a multiplier and an offset for each 32 of them
-    and a scale. Inputs stay floats, or become integers of 15 bits for the time of a product. Other
+    and a scale. Inputs stay floats, or become integers of 23 bits for the time of a product. Other
     modes are Keras' own.
     Arguments are those of `keras.layers.Dense`.
 

@@ -43,10 +43,10 @@ def reference(x, integers, scale):
 
 
 def assert_is_product(got, x, integers, scale, rtol=1e-5):
-    """Each input may be off by half of 1 / (127 * 254) of the largest in its row, and rounding."""
+    """Each input may be off by half of 1 / (127 * 254 * 254) of the largest in its row, and rounding."""
     weights = integers.T * scale
     x = np.asarray(keras.ops.cast(x, "float32"))
-    atol = np.abs(x).max() * np.abs(weights).sum(axis=0).max() / (127 * 254)
+    atol = np.abs(x).max() * np.abs(weights).sum(axis=0).max() / (127 * 254 * 254)
     got = keras.ops.cast(got, "float32")
     np.testing.assert_allclose(got, reference(x, integers, scale), rtol=rtol, atol=atol)
 
@@ -85,8 +85,8 @@ def test_a_row_hardly_depends_on_those_beside_it_though_one_input_is_far_larger(
     run = tf.function(lambda x: int8_product(x, integers, scale), jit_compile=True)
     want = reference(x, integers, scale)
     usual = np.abs(want - reference(x[:, :, 7:8], integers[:, 7:8], scale)).mean()
-    for rows in (1, 2, 4, 5, 8, 65, 100):  # one by one, as integers, as floats
-        assert np.abs(run(x[:rows]) - want[:rows]).max() < 0.02 * usual
+    for rows in (1, 2, 4, 5, 8, 32, 33, 100):  # one by one, as integers, as floats
+        assert np.abs(run(x[:rows]) - want[:rows]).max() < 2e-4 * usual
 
 
 def test_up_to_four_rows_are_computed_as_each_alone():
