@@ -5,7 +5,8 @@
     python -m tests.benchmarks.serving [--clients 1 8 32] [--requests 16] [--rounds 1]
         [--contenders keras_gpt:float32 transformers:float32 llama_server:float32 ...]
 
-llama.cpp's `llama-server` must be in PATH or beside Python; where a server is not installed or
+llama.cpp's `llama-server` must be in PATH or beside Python (Debian's package llama.cpp-tools has it,
+in unstable); where a server is not installed or
 does not start, that is said in place of its rows. Every server runs alone, in its turn, with the
 same model, and the same client code asks all of them the same requests: prompts of 16 to 200 tokens
 out of Python's own help, 16 to 64 new tokens, greedy; no prompt twice, so that what a server keeps
@@ -180,8 +181,11 @@ def over_network(plan: Plan, address: str, road: str, grpc_port: int) -> tuple[A
 
 
 def client_of(address: str) -> httpx.AsyncClient:
-    """Give a client that waits long, and opens as many connections as are wanted."""
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+    """Give a client that waits long, and opens as many connections as are wanted.
+
+    Each request has one of its own: llama-server closes one now and then when an answer has ended.
+    """
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
     return httpx.AsyncClient(base_url=address, timeout=1800, limits=limits)
 
 
