@@ -5,16 +5,16 @@
     python -m tests.benchmarks.serving [--clients 1 8 32] [--requests 16] [--rounds 1]
         [--contenders keras_gpt:float32 transformers:float32 llama_server:float32 ...]
 
-llama.cpp's `llama-server` must be in PATH or beside Python (Debian's package llama.cpp-tools has it,
-in unstable); where a server is not installed or
-does not start, that is said in place of its rows. Every server runs alone, in its turn, with the
-same model, and the same client code asks all of them the same requests: prompts of 16 to 200 tokens
-out of Python's own help, 16 to 64 new tokens, greedy; no prompt twice, so that what a server keeps
-of a prompt helps none. Each of so many clients sends its next request when its last one is
-answered; `--requests` are sent at each level, and at least two a client. Times to the first token
-end with the first text that comes. Every answer of ours must be the one that `generate` gives
-offline, else the exit status is 1; for the others the share of answers that are the same is told
-(float32 rounds differently in each). Numbers are medians of the rounds, memory is the highest.
+llama.cpp's `llama-server` (in Debian unstable's package llama.cpp-tools) must be in PATH or beside
+Python; where a server is not installed or does not start, that is said in place of its rows. Every
+server runs alone, in its turn, with the same model, and the same client code asks all of them the
+same requests: prompts of 16 to 200 tokens out of Python's own help, 16 to 64 new tokens, greedy; no
+prompt twice, so that what a server keeps of a prompt helps none. Each of so many clients sends its
+next request when its last one is answered; `--requests` are sent at each level, and at least two a
+client. Times to the first token end with the first text that comes. Every answer of ours must be
+the one that `generate` gives offline, else the exit status is 1; for the others the share of
+answers that are the same is told (float32 rounds differently in each). Numbers are medians of the
+rounds, memory is the highest.
 
 `saved_model` contenders ask the same of an exported SavedModel: called in a process by as many
 threads, by TensorFlow Serving's REST API, and by its gRPC API. A SavedModel compiles a length when

@@ -65,7 +65,10 @@ def test_the_product_is_that_of_the_integers(shape, dtype, jit):
     assert_is_product(got, x, integers, scale, 1e-5 if dtype == "float32" else 0.01)
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (2, 1), (1, 3), (4, 1), (5, 1), (2, 32), (2, 40)])
+@pytest.mark.parametrize(
+    "shape",
+    [(1, 1), (2, 1), (1, 3), (4, 1), (5, 1), (2, 16), (3, 11), (2, 32), (2, 40)],
+)
 def test_the_product_with_rows_that_only_the_run_knows(shape):
     integers, scale = rounded(values(7, 6))
     run = tf.function(
