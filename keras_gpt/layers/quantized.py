@@ -11,7 +11,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_gpt.layers.few_rows import product
+from keras_gpt.layers.few_rows import product, product_by_outputs
 from keras_gpt.layers.integers import int4_product, int8_product, unpacked
 from keras_gpt.layers.rounding import OUR_MODES, Matrix, RoundedMatrices
 
@@ -115,6 +115,13 @@ class TokenEmbedding(RoundedMatrices, keras.layers.ReversibleEmbedding):
             shape = (self.output_dim, self.input_dim)
             found["reverse_embeddings"] = Matrix("reverse_embeddings", shape, turned=True)
         return found
+
+    def call(self, inputs: Any, reverse: bool = False) -> Any:
+        """Look ids up, or multiply states by the output projection."""
+        if not reverse or not self.tie_weights or self.logit_soft_cap is not None:
+            return super().call(inputs, reverse=reverse)
+        dtype = self.reverse_dtype or self.compute_dtype
+        return product_by_outputs(ops.cast(inputs, dtype), ops.cast(self.embeddings, dtype))
 
     def _int8_call(self, inputs: Any, reverse: bool = False) -> Any:
         if reverse:

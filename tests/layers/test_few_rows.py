@@ -1,5 +1,6 @@
 """Products of few rows beside the plain product."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -7,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import ops
 
-from keras_gpt.layers.few_rows import product
-from keras_gpt.layers.quantized import Dense
+from keras_gpt.layers.few_rows import product, product_by_outputs
+from keras_gpt.layers.quantized import Dense, TokenEmbedding
 
 
 @settings(max_examples=30, deadline=None)
@@ -32,6 +33,46 @@ def test_product_is_the_plain_product(
     assert found.dtype == x.dtype
     tolerance = 1e-3 if dtype == "float32" else 0.02 * np.sqrt(inputs) * 3
     np.testing.assert_allclose(np.asarray(ops.cast(found, "float64")), wanted, atol=tolerance)
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    shape=st.sampled_from([(1,), (2,), (8,), (32,), (33,), (2, 3)]),
+    inputs=st.sampled_from([1, 64, 768]),
+    outputs=st.sampled_from([1, 5, 97]),
+    dtype=st.sampled_from(["float32", "bfloat16"]),
+    is_compiled=st.booleans(),
+)
+def test_product_by_outputs_is_the_plain_product(
+    shape: tuple[int, ...], inputs: int, outputs: int, dtype: str, is_compiled: bool
+) -> None:
+    rng = np.random.default_rng(inputs)
+    x = ops.cast(rng.normal(size=(*shape, inputs)), dtype)
+    matrix = ops.cast(rng.normal(size=(outputs, inputs)), dtype)
+    found = tf.function(product_by_outputs, jit_compile=is_compiled)(x, matrix)
+    wanted = np.asarray(ops.cast(x, "float64")) @ np.asarray(ops.cast(matrix, "float64")).T
+    assert found.dtype == x.dtype
+    tolerance = 1e-3 if dtype == "float32" else 0.02 * np.sqrt(inputs) * 3
+    np.testing.assert_allclose(np.asarray(ops.cast(found, "float64")), wanted, atol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16", "bfloat16"])
+@pytest.mark.parametrize("rank", [None, 4])
+def test_an_embedding_gives_few_states_the_logits_of_many(dtype: str, rank: int | None) -> None:
+    layer = TokenEmbedding(
+        48, 64, reverse_dtype=None if dtype == "float32" else "bfloat16", dtype=dtype
+    )
+    layer.build()
+    if rank is not None:
+        layer.enable_lora(rank)
+        layer.lora_embeddings_b.assign(np.ones((rank, 64), "float32"))
+    x = ops.cast(np.random.default_rng(0).normal(size=(40, 64)), layer.compute_dtype)
+    many = layer(x, reverse=True)
+    assert keras.backend.standardize_dtype(many.dtype) == layer.compute_dtype
+    for rows in (1, 8):
+        few = ops.cast(layer(x[:rows], reverse=True), "float32")
+        atol = 1e-5 if dtype == "float32" else 0.02
+        np.testing.assert_allclose(few, ops.cast(many[:rows], "float32"), atol=atol)
 
 
 @pytest.mark.parametrize("rows", [1, 3])
