@@ -16,9 +16,13 @@ def softmax(x):
     return x / x.sum(-1, keepdims=True)
 
 
+def _weights(dense):
+    return np.asarray(dense.kernel, "float64"), np.asarray(dense.bias, "float64")
+
+
 def reference(layer, x, mask, positions=None):
     """Attention head by head and query by query, in float64."""
-    kernel, bias = [np.asarray(w, "float64") for w in layer.qkv.weights]
+    kernel, bias = _weights(layer.qkv)
     config = layer.gpt_config
     heads, kv_heads, size = config.num_heads, config.key_value_heads, config.head_dim
     dim = config.embedding_dim
@@ -42,5 +46,5 @@ def reference(layer, x, mask, positions=None):
                 seen = np.flatnonzero(mask[row, t])
                 weights = softmax(keys[seen] @ queries[t] / np.sqrt(size))
                 out[row, t, head * size : (head + 1) * size] = weights @ v[seen, shared]
-    kernel, bias = [np.asarray(w, "float64") for w in layer.projection.weights]
+    kernel, bias = _weights(layer.projection)
     return out @ kernel + bias

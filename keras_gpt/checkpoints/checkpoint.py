@@ -74,16 +74,35 @@ def tensor_name(variable: Any) -> str:
 def named_tensors(variables: Sequence[Any]) -> dict[str, ModelTensor]:
     """Give the values of Keras variables under our names, to be read one at a time."""
     return {
-        tensor_name(each): ModelTensor(tuple(each.shape), each.dtype, _value_reader(each))
+        tensor_name(each): ModelTensor(_shape(each), each.dtype, _value_reader(each))
         for each in variables
     }
+
+
+def _shape(variable: Any) -> tuple[int, ...]:
+    """Give the shape that a variable has in files; see `_as_in_files`."""
+    shape = tuple(variable.shape)
+    return shape[::-1] if _lies_by_outputs(variable) else shape
+
+
+def _as_in_files(variable: Any, value: np.ndarray) -> np.ndarray:
+    """Turn a variable's value into a file's, and a file's into a variable's.
+
+    A dense layer keeps its matrix as (out, in), which decoding is faster with; all our files have
+    it as (in, out), as Keras has.
+    """
+    return value.T if _lies_by_outputs(variable) else value
+
+
+def _lies_by_outputs(variable: Any) -> bool:
+    return getattr(variable, "lies_by_outputs", False)  # our `Dense` says so
 
 
 def _value_reader(variable: Any) -> Callable[[], np.ndarray]:
     def read() -> np.ndarray:
         import keras
 
-        return np.asarray(keras.ops.convert_to_numpy(variable.value))
+        return _as_in_files(variable, np.asarray(keras.ops.convert_to_numpy(variable.value)))
 
     return read
 
@@ -105,7 +124,7 @@ def load_weights(
         ValueError: the checkpoint's tensors are not those of the model, or were tampered with.
     """
     wanted = {
-        tensor_name(each): Taker(tuple(each.shape), functools.partial(_assign, each))
+        tensor_name(each): Taker(_shape(each), functools.partial(_assign, each))
         for each in variables
     }
     wanted |= takers or {}
@@ -122,6 +141,7 @@ def _assign(variable: Any, value: np.ndarray) -> None:
     """Set a variable; a large one block by block, since TensorFlow copies what it is given twice."""
     import keras
 
+    value = _as_in_files(variable, value)
     if value.nbytes > _BLOCK and keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 

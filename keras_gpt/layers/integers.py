@@ -12,7 +12,6 @@ its own beside them, and these are integers as well: an integer of 4 bits times 
 offset is one of 8 bits, and takes the same products.
 """
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,15 +19,13 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_gpt.layers.few_rows import is_on_cpu
+from keras_gpt.layers.few_rows import ALONE, by_number_of_rows, is_on_cpu
 
 GROUP = 32  # columns of a 4-bit matrix that share a multiplier and an offset
 
 _LARGEST = 127
 _LARGEST_4 = 15
 _TINY = float(np.finfo("float32").tiny)
-# Up to so many rows it is fastest on a CPU to read an 8-bit matrix again for each of them.
-_ALONE = 4
 # Up to so many rows XLA's integer product on a CPU is faster than widening the matrix for one of floats.
 _FEW = 32
 # So many integers stand for an input. Of SmolLM2's logits two leave an error of 1e-2 of their standard
@@ -213,7 +210,7 @@ def _product(
     """Multiply by a matrix that lies in `stored`.
 
     `multiply` gives the sums (n, rows) of (n, columns) int8 and what is stored, `widened` the integers
-    (rows, columns) that it stands for. Up to `_ALONE` rows (one on a GPU) are multiplied one by one as
+    (rows, columns) that it stands for. Up to `ALONE` rows (one on a GPU) are multiplied one by one as
     floats where it `takes_floats`, more as integers up to `_FEW`. Its gradient is that of the product
     of floats.
     """
@@ -247,30 +244,15 @@ def _sums(
 ) -> Any:
     """Give x Wᵀ, (n, rows) float32, of (n, columns) float32 and the integers of W."""
 
-    def as_floats(x: Any = x) -> Any:
+    def as_floats(x: Any) -> Any:
         # For one row XLA on a CPU widens the weights as it reads them, for many rows once for all.
         return _matmul_transposed(_laid_out(x, scale), ops.cast(widened(*stored), "float32"))
 
-    def one_by_one(rows: int) -> Any:
-        return ops.concatenate([as_floats(row) for row in ops.split(x, rows)])
-
-    def as_integers() -> Any:
+    def as_integers(x: Any) -> Any:
         return _in_parts(x, lambda integers: multiply(integers, *stored))
 
-    rows = x.shape[0]
-    most_alone = _ALONE if is_on_cpu() else 1
-    alone = range(1, most_alone + 1) if takes_floats else ()
-    if rows is None and keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        # As in a SavedModel. Where XLA compiles it the number is known, and one branch is left.
-        count = tf.shape(x)[0]
-        branches = [functools.partial(one_by_one, few) for few in alone]
-        which = tf.where(count <= len(alone), count - 1, tf.where(count <= _FEW, len(alone), -1))
-        return tf.switch_case(which, [*branches, as_integers, as_floats])
-    if rows in alone:
-        return one_by_one(rows)
-    return as_integers() if rows is not None and rows <= _FEW else as_floats()
+    most_alone = (ALONE if is_on_cpu() else 1) if takes_floats else 0
+    return by_number_of_rows(x, most_alone, as_floats, _FEW, as_integers, as_floats)
 
 
 def _laid_out(x: Any, scale: Any) -> Any:

@@ -9,11 +9,12 @@ slower (tests/benchmarks/RESULTS.md).
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
-from keras_gpt.layers.few_rows import product, product_by_outputs
+from keras_gpt.layers.few_rows import product
 from keras_gpt.layers.integers import int4_product, int8_product, unpacked
-from keras_gpt.layers.rounding import OUR_MODES, Matrix, RoundedMatrices
+from keras_gpt.layers.rounding import OUR_MODES, Matrix, RoundedMatrices, lies_by_outputs
 
 
 @keras.saving.register_keras_serializable("keras_gpt")
@@ -32,10 +33,34 @@ class Dense(RoundedMatrices, keras.layers.Dense):
         >>> layer.quantize("int8")
     """
 
+    _kernel: Any
+
     def build(self, input_shape: Any) -> None:
         """Make the matrix, of floats or of integers as the policy says, and the bias."""
         self._orig_input_dim = input_shape[-1]  # Keras' `enable_lora` asks for it by this name
         super().build(input_shape)
+
+    def add_weight(self, *args: Any, **kwargs: Any) -> Any:
+        """Add a weight; what Keras calls the kernel is made with each output's weights in a row."""
+        # Integers, which never learn, lie so already; Keras' other modes want its own order.
+        if kwargs.get("name") != "kernel" or "trainable" in kwargs or self.quantization_mode:
+            return super().add_weight(*args, **kwargs)
+        initialize, regularize, constrain = (
+            kwargs[name] for name in ("initializer", "regularizer", "constraint")
+        )
+        turned: dict[str, Any] = {
+            "shape": kwargs["shape"][::-1],
+            "initializer": lambda shape, dtype=None: ops.transpose(
+                initialize(shape[::-1], dtype=dtype)
+            ),
+        }
+        if regularize is not None:
+            turned["regularizer"] = lambda kernel: regularize(ops.transpose(kernel))
+        if constrain is not None:
+            turned["constraint"] = lambda kernel: ops.transpose(constrain(ops.transpose(kernel)))
+        kernel = super().add_weight(*args, **{**kwargs, **turned})
+        kernel.lies_by_outputs = True  # files keep the order that Keras has; see `checkpoints`
+        return kernel
 
     def matrices(self) -> dict[str, Matrix]:
         """Give the one matrix."""
@@ -43,9 +68,11 @@ class Dense(RoundedMatrices, keras.layers.Dense):
 
     @property
     def kernel(self) -> Any:
-        """The matrix (inputs, units); of a rounded layer, as its integers stand for it."""
+        """The matrix (inputs, units), with what LoRA adds; integers as what they stand for."""
         if self.quantization_mode not in OUR_MODES:
-            return super().kernel
+            if not lies_by_outputs(getattr(self, "_kernel", None)):
+                return super().kernel
+            return self._with_lora(ops.transpose(self._kernel), self.compute_dtype)
         integers = ops.convert_to_tensor(self._kernel)
         if self.quantization_mode == "int4":
             integers = unpacked(
@@ -56,14 +83,38 @@ class Dense(RoundedMatrices, keras.layers.Dense):
             )
         scale = ops.expand_dims(self.kernel_scale, 1)
         kernel = ops.transpose(ops.cast(integers, scale.dtype) * scale)
-        if self.lora_enabled:
-            delta = ops.matmul(self.lora_kernel_a, self.lora_kernel_b)
-            kernel = kernel + self.lora_alpha / self.lora_rank * ops.cast(delta, kernel.dtype)
-        return ops.cast(kernel, self.variable_dtype)
+        return ops.cast(self._with_lora(kernel, self.variable_dtype), self.variable_dtype)
+
+    def _with_lora(self, kernel: Any, dtype: str) -> Any:
+        if not self.lora_enabled:
+            return kernel
+        delta = ops.matmul(self.lora_kernel_a, self.lora_kernel_b)
+        return ops.cast(kernel + self.of_lora(delta, kernel.dtype), dtype)
+
+    def quantize(self, mode: Any = None, type_check: bool = True, config: Any = None) -> None:
+        """Replace the weights by integers; see the class."""
+        if mode not in OUR_MODES and lies_by_outputs(self._kernel):
+            value = self._kernel.numpy().T
+            del self._kernel
+            self._kernel = super().add_weight(
+                name="kernel", shape=value.shape, initializer=lambda *_, **__: value
+            )
+        super().quantize(mode, type_check, config)
+
+    def load_own_variables(self, store: Any) -> None:
+        """Read the weights from a `.keras` or `.weights.h5` file, where they lie as Keras' do."""
+        if lies_by_outputs(getattr(self, "_kernel", None)) and "0" in store.keys():  # noqa: SIM118, an H5 store is no mapping
+            values = {key: store[key] for key in store.keys()}  # noqa: SIM118
+            store = {**values, "0": np.transpose(values["0"])}
+        super().load_own_variables(store)
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Multiply by the matrix, add the bias, activate."""
-        return self._activated(product(inputs, ops.convert_to_tensor(self.kernel)))
+        kernel = ops.transpose(self.kernel) if self.lora_enabled else self._kernel
+        matrix = ops.convert_to_tensor(kernel)
+        if training:
+            return self._activated(ops.matmul(inputs, ops.transpose(matrix)))
+        return self._activated(product(inputs, matrix))
 
     def _int8_call(self, inputs: Any, training: bool | None = None) -> Any:
         return self._finish(inputs, int8_product(inputs, self._kernel, self.kernel_scale))
@@ -121,7 +172,7 @@ class TokenEmbedding(RoundedMatrices, keras.layers.ReversibleEmbedding):
         if not reverse or not self.tie_weights or self.logit_soft_cap is not None:
             return super().call(inputs, reverse=reverse)
         dtype = self.reverse_dtype or self.compute_dtype
-        return product_by_outputs(ops.cast(inputs, dtype), ops.cast(self.embeddings, dtype))
+        return product(ops.cast(inputs, dtype), ops.cast(self.embeddings, dtype))
 
     def _int8_call(self, inputs: Any, reverse: bool = False) -> Any:
         if reverse:

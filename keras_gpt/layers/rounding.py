@@ -76,7 +76,9 @@ class RoundedMatrices(keras.layers.Layer):
         policy: Any = rounding_policy(self.dtype_policy, mode)
         floats = {}
         for name, matrix in self.matrices().items():
-            floats[name] = ops.convert_to_numpy(ops.stop_gradient(getattr(self, matrix.attribute)))
+            variable = getattr(self, matrix.attribute)
+            value = ops.convert_to_numpy(ops.stop_gradient(variable))
+            floats[name] = value.T if lies_by_outputs(variable) else value
             delattr(self, matrix.attribute)
         self.quantized_build(None, mode, config)
         self.dtype_policy = policy
@@ -120,6 +122,11 @@ class RoundedMatrices(keras.layers.Layer):
             trainable=False,
         )
         setattr(self, f"{name}_scale", scale)
+
+
+def lies_by_outputs(variable: Any) -> bool:
+    """Say whether a variable of floats lies the other way round than files and Keras have it."""
+    return getattr(variable, "lies_by_outputs", False)
 
 
 def rounding_policy(policy: Any, mode: str) -> Any:

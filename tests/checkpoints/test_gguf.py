@@ -132,9 +132,9 @@ def test_smaller_formats_round_as_they_say(tmp_path: Path, name: str, dtype: str
         elif dtype == "f16":
             np.testing.assert_allclose(after, before, rtol=2**-11, atol=2**-25, err_msg=a.path)
         else:
-            # Blocks lie along the rows of the file: our columns, or rows of the embedding table.
-            rows = before if a.path.endswith("/embeddings") else before.T
-            there = after if a.path.endswith("/embeddings") else after.T
+            # Blocks lie along the rows of the file, each an output's weights or a token's vector.
+            is_turned = a.path.endswith("/reverse_embeddings")
+            rows, there = (before.T, after.T) if is_turned else (before, after)
             blocks = rows.reshape(-1, 32)
             largest = np.abs(blocks).max(1, keepdims=True)
             bound = largest * (0.5 / 127 + 2**-11)

@@ -126,7 +126,7 @@ def test_a_weight_that_would_become_infinite_is_refused(
     gpt = make_gpt()
     kernel = next(each for each in gpt.weights if "feed_forward/up/kernel" in each.path)
     value = keras.ops.convert_to_numpy(kernel.value).copy()
-    value[1, 2] = -largest
+    value[2, 1] = -largest  # (outputs, inputs)
     kernel.assign(value)
     with pytest.raises(ValueError, match=r"dtype='f32'.*ffn_up\.weight with"):
         gpt.save_to_gguf(tmp_path / "model.gguf", dtype=dtype)

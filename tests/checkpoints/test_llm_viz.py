@@ -68,9 +68,8 @@ def gpt(shared_data: Path) -> GPT:
     for weight in model.weights:
         name = tensor_name(weight)
         value = theirs[names[name]]
-        # torch's Linear keeps (out, in).
-        turned = name.endswith("/kernel") or name.endswith("/reverse_embeddings")
-        weight.assign(value.T if turned else value)
+        # torch's Linear keeps (out, in), and so do our dense layers.
+        weight.assign(value.T if name.endswith("/reverse_embeddings") else value)
     return model
 
 

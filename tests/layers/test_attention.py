@@ -84,8 +84,8 @@ def test_grouped_heads_are_full_heads_with_repeated_keys_and_values():
 
         return np.concatenate([q, twice(k), twice(v)], axis=-1)
 
-    for a, b in zip(full.qkv.weights, grouped.qkv.weights, strict=True):
-        a.assign(repeated(b))
+    full.qkv._kernel.assign(repeated(grouped.qkv.kernel).T)
+    full.qkv.bias.assign(repeated(grouped.qkv.bias))
     for a, b in zip(full.projection.weights, grouped.projection.weights, strict=True):
         a.assign(b)
     x = np.random.default_rng(0).normal(size=(BATCH, TIME, DIM)).astype("float32")

@@ -189,7 +189,7 @@ def test_a_layer_built_of_integers_takes_floats(mode):
     rounded_later, rounded_at_once = Dense(7), Dense(7, dtype=f"{mode}_from_float32")
     for layer in (rounded_later, rounded_at_once):
         layer.build((None, 70))
-    rounded_later.kernel.assign(matrix)
+    rounded_later._kernel.assign(matrix.T)
     rounded_later.quantize(mode)
     assert not np.asarray(rounded_at_once.kernel).any()
     rounded_at_once.keep("kernel", matrix)
