@@ -335,3 +335,44 @@ def test_a_4_bit_embedding_looks_up_and_projects(tied):
         rows = integers_of(*rows, 70)
     x = values(2, 1, 70)
     assert_is_product(layer(x, reverse=True), x, rows, scale)
+
+
+def test_a_dense_layer_of_floats_is_that_of_keras():
+    """The same numbers from a seed, the same penalty and constraint, and the same file."""
+    arguments = {
+        "kernel_initializer": keras.initializers.GlorotUniform(seed=1),
+        "kernel_regularizer": keras.regularizers.OrthogonalRegularizer(0.1, mode="rows"),
+        "kernel_constraint": keras.constraints.MaxNorm(0.5, axis=0),
+    }
+    ours, theirs = Dense(7, **arguments), keras.layers.Dense(7, **arguments)
+    for layer in (ours, theirs):
+        layer.build((None, 5))
+    assert tuple(ours._kernel.shape) == (7, 5)  # what decoding is faster with
+    np.testing.assert_array_equal(ours.kernel, theirs.kernel)
+    np.testing.assert_allclose(ours.losses[0], theirs.losses[0], rtol=1e-5)
+    constrained = ours._kernel.constraint(ours._kernel)
+    np.testing.assert_allclose(
+        np.transpose(constrained), theirs._kernel.constraint(theirs._kernel), rtol=1e-6
+    )
+    x = values(3, 5)
+    np.testing.assert_allclose(ours(x), theirs(x), rtol=1e-5)
+    again = Dense.from_config(ours.get_config())
+    again.build((None, 5))
+    np.testing.assert_allclose(again.losses[0], ours.losses[0], rtol=1e-5)
+
+
+@pytest.mark.parametrize("rank", [None, 2])
+def test_files_of_a_dense_layer_are_those_of_keras(rank):
+    ours, theirs, again = Dense(5), keras.layers.Dense(5), Dense(5)
+    for layer in (ours, theirs, again):
+        layer.build((None, 5))  # square, so that a mistaken order would not be noticed by its shape
+    if rank is not None:
+        ours.enable_lora(rank)
+        ours.lora_kernel_b.assign(values(rank, 5, seed=2))
+    x, store = values(3, 5), {}
+    ours.save_own_variables(store)
+    stored = {key: np.asarray(value) for key, value in store.items()}
+    theirs.load_own_variables(stored)
+    again.load_own_variables(stored)
+    for layer in (theirs, again):
+        np.testing.assert_allclose(layer(x), ours(x), rtol=1e-4, atol=1e-6)
