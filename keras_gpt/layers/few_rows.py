@@ -98,7 +98,7 @@ def _in_groups(x: Any, matrix: Any) -> Any:
     if width < _LEAST:
         return _plain(x, matrix)
     groups = ops.reshape(matrix, (outputs // width, width, inputs))
-    repeated = ops.repeat(ops.expand_dims(x, 0), outputs // width, axis=0)
+    repeated = ops.broadcast_to(x, (outputs // width, 1, inputs))
     found = ops.matmul(repeated, ops.transpose(groups, (0, 2, 1)))  # (groups, 1, width)
     return ops.reshape(found, (1, outputs))
 
