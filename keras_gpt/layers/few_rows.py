@@ -43,7 +43,7 @@ def product(x: Any, matrix: Any) -> Any:
     known = x.shape[:-1] if x.shape[0] is not None else x.shape[1:-1]
     if None in known or math.prod(known) > _FEW or not is_on_cpu():
         return _plain(x, matrix)
-    flat = ops.reshape(x, (-1, inputs))
+    flat, matrix = ops.reshape(x, (-1, inputs)), _read(matrix)
     few = functools.partial(_with_matrix_left, matrix=matrix)
     many = functools.partial(_plain, matrix=matrix)
     if keras.backend.standardize_dtype(x.dtype) == "float32":
@@ -86,6 +86,15 @@ def by_number_of_rows(
     if rows is not None and 0 < rows <= most_alone:
         return one_by_one(rows)
     return few(x) if rows is not None and rows <= most_few else many(x)
+
+
+def _read(matrix: Any) -> Any:
+    """Give the value of what may be a TensorFlow variable, which each branch would read for itself."""
+    if keras.backend.backend() != "tensorflow":
+        return matrix
+    import tensorflow as tf
+
+    return tf.convert_to_tensor(matrix)
 
 
 def _plain(x: Any, matrix: Any) -> Any:
