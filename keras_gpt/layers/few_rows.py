@@ -11,7 +11,7 @@ from keras import ops
 # More rows are a prompt, or training; XLA's own product on a CPU is better for them. Measured from 1
 # to 128.
 _FEW = 32
-# One row in float32 is multiplied by groups of about so many outputs, measured from 48 to 384.
+# One row is multiplied by groups of about so many outputs, measured from 48 to 384.
 _LEAST, _MOST = 64, 384
 # Up to so many rows it is fastest to read what is widened while it is read again for each of them:
 # the processor's cache still has it. For more at once XLA writes the widened matrix to memory.
@@ -23,7 +23,7 @@ def product(x: Any, matrix: Any) -> Any:
 
     Few rows are multiplied in a way that a CPU is faster with; tests/benchmarks/RESULTS.md has the
     figures. Two and more with the matrix on the left: for x Wᵀ XLA's product first copies the matrix
-    into another order, for Wxᵀ it does not. One row in float32 is multiplied by groups of outputs:
+    into another order, for Wxᵀ it does not. One row of floats is multiplied by groups of outputs:
     the whole would be read by one core. Half precision is widened to float32, for up to four rows
     while it is read, each by itself. Where there is a GPU, the product is the plain one.
 
@@ -46,12 +46,10 @@ def product(x: Any, matrix: Any) -> Any:
     flat, matrix = ops.reshape(x, (-1, inputs)), _read(matrix)
     few = functools.partial(_with_matrix_left, matrix=matrix)
     many = functools.partial(_plain, matrix=matrix)
-    if keras.backend.standardize_dtype(x.dtype) == "float32":
-        alone = functools.partial(_in_groups, matrix=matrix)
-        found = by_number_of_rows(flat, 1, alone, _FEW, few, many)
-    else:
-        alone = functools.partial(_widened, matrix=matrix)
-        found = by_number_of_rows(flat, ALONE, alone, _FEW, few, many)
+    is_half = keras.backend.standardize_dtype(x.dtype) in ("bfloat16", "float16")
+    most_alone, one_row = (ALONE, _widened) if is_half else (1, _in_groups)
+    alone = functools.partial(one_row, matrix=matrix)
+    found = by_number_of_rows(flat, most_alone, alone, _FEW, few, many)
     return ops.reshape(found, (*ops.shape(x)[:-1], outputs))
 
 
@@ -127,7 +125,8 @@ def _widened(x: Any, matrix: Any) -> Any:
 
 
 def _with_matrix_left(x: Any, matrix: Any) -> Any:
-    wide_x, wide = ops.cast(x, "float32"), ops.cast(matrix, "float32")
+    dtype = keras.backend.result_type(x.dtype, "float32")  # double precision stays what it is
+    wide_x, wide = ops.cast(x, dtype), ops.cast(matrix, dtype)
     # With an axis of one more for a moment: else XLA would take the product and the exchange of its
     # axes for the plain product, and compute that.
     turned = ops.expand_dims(ops.matmul(wide, ops.transpose(wide_x)), -1)  # (outputs, rows, 1)
