@@ -4,6 +4,9 @@
     python -m tests.benchmarks.decode [--rounds 3] [--contenders keras_gpt ctranslate2 ...]
         [--sections throughput latency context warmup smollm2]
 
+A contender is NAME, NAME:PRECISION or NAME:PRECISION@THREADS; without a number it has the threads that
+its library takes by itself, or as many as there are processors where it has to be told.
+
 GPT-2 124M has random weights (the same for all), SmolLM2-135M its real ones (`keras-gpt models
 pull smollm2-135m-instruct` first). Every contender is a process of its own that stays loaded; in
 each round all are asked one after the other, so that a slow minute of the machine hits all alike.
@@ -44,6 +47,11 @@ class Worker:
         self.name = name
         environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow"}
         environment["PYTHONPATH"] = str(ROOT)
+        threads = name.partition("@")[2]
+        if threads:
+            # TensorFlow reads its own when it is imported; the worker hands on the first to others.
+            environment |= {"THREADS": threads, "TF_NUM_INTRAOP_THREADS": threads}
+            environment["TF_NUM_INTEROP_THREADS"] = "1"
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115  lives as long as the process
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.benchmarks.decode_worker", name, str(folder)],
@@ -201,7 +209,7 @@ def prepare_gpt2(folder: Path, names: list[str]) -> None:
     gpt = GPT.from_preset("gpt2", load_weights=False)
     gpt.save_to_preset(folder / "ours")
     for precision in ("float32", "int8"):
-        if f"saved_model:{precision}" in names:
+        if any(name.partition("@")[0] == f"saved_model:{precision}" for name in names):
             same = GPT.from_preset(folder / "ours")
             if precision != "float32":
                 same.quantize(precision)

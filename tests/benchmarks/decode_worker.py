@@ -58,6 +58,8 @@ def transformers(folder: Path, precision: str) -> Run:
     model = AutoModelForCausalLM.from_pretrained(folder / "huggingface", dtype=dtype).eval()
     model.generation_config.eos_token_id = None
     model.generation_config.pad_token_id = 0
+    if "THREADS" in os.environ:
+        torch.set_num_threads(int(os.environ["THREADS"]))
 
     def run(prompts: list[list[int]], new: int) -> Sequence[Sequence[int]]:
         ids = torch.tensor(prompts)
@@ -84,8 +86,7 @@ def ctranslate2(folder: Path, precision: str) -> Run:
         settings = json.loads((place / "config.json").read_text(encoding="utf-8"))
         end = dict.fromkeys(("bos_token", "eos_token", "unk_token"), "<|endoftext|>")
         (place / "config.json").write_text(json.dumps({**settings, **end}), encoding="utf-8")
-    threads = os.cpu_count()
-    model = peer.Generator(str(place), compute_type=precision, intra_threads=threads)
+    model = peer.Generator(str(place), compute_type=precision, intra_threads=threads())
     words = json.loads((place / "vocabulary.json").read_text(encoding="utf-8"))
 
     def run(prompts: list[list[int]], new: int) -> Sequence[Sequence[int]]:
@@ -126,7 +127,7 @@ def llama_cpp(folder: Path, precision: str) -> Run:
     model = peer.Llama(
         str(next(folder.glob("*.gguf"))),
         n_ctx=2048,
-        n_threads=int(os.environ.get("THREADS", os.cpu_count() or 1)),
+        n_threads=threads(),
         verbose=False,
     )
 
@@ -151,6 +152,11 @@ CONTENDERS = {
 }
 
 
+def threads() -> int:
+    """Give the number of threads that a library is told to use."""
+    return int(os.environ.get("THREADS", os.cpu_count() or 1))
+
+
 def resident_megabytes() -> float:
     """Give the memory that is the process's own, without mapped files."""
     with open("/proc/self/status", encoding="ascii") as status:
@@ -159,7 +165,7 @@ def resident_megabytes() -> float:
 
 def main() -> None:
     """Load, say so, and answer requests until standard input ends."""
-    contender, _, precision = sys.argv[1].partition(":")
+    contender, _, precision = sys.argv[1].partition("@")[0].partition(":")
     answers = os.fdopen(os.dup(1), "w")  # libraries print to standard output too
     os.dup2(2, 1)
     start = time.perf_counter()
