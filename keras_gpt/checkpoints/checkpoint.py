@@ -10,6 +10,7 @@ import numpy as np
 
 from keras_gpt.config import GPTConfig
 from keras_gpt.generation_settings import GenerationSettings
+from keras_gpt.matrix_order import as_in_files, lies_by_outputs
 
 if TYPE_CHECKING:
     from keras_gpt.tokenizers import Tokenizer
@@ -80,29 +81,16 @@ def named_tensors(variables: Sequence[Any]) -> dict[str, ModelTensor]:
 
 
 def _shape(variable: Any) -> tuple[int, ...]:
-    """Give the shape that a variable has in files; see `_as_in_files`."""
+    """Give the shape that a variable has in files; see `matrix_order`."""
     shape = tuple(variable.shape)
-    return shape[::-1] if _lies_by_outputs(variable) else shape
-
-
-def _as_in_files(variable: Any, value: np.ndarray) -> np.ndarray:
-    """Turn a variable's value into a file's, and a file's into a variable's.
-
-    A dense layer keeps its matrix as (out, in), which decoding is faster with; all our files have
-    it as (in, out), as Keras has.
-    """
-    return value.T if _lies_by_outputs(variable) else value
-
-
-def _lies_by_outputs(variable: Any) -> bool:
-    return getattr(variable, "lies_by_outputs", False)  # our `Dense` says so
+    return shape[::-1] if lies_by_outputs(variable) else shape
 
 
 def _value_reader(variable: Any) -> Callable[[], np.ndarray]:
     def read() -> np.ndarray:
         import keras
 
-        return _as_in_files(variable, np.asarray(keras.ops.convert_to_numpy(variable.value)))
+        return as_in_files(variable, np.asarray(keras.ops.convert_to_numpy(variable.value)))
 
     return read
 
@@ -141,7 +129,7 @@ def _assign(variable: Any, value: np.ndarray) -> None:
     """Set a variable; a large one block by block, since TensorFlow copies what it is given twice."""
     import keras
 
-    value = _as_in_files(variable, value)
+    value = as_in_files(variable, value)
     if value.nbytes > _BLOCK and keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 

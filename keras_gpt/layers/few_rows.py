@@ -42,10 +42,10 @@ def product(x: Any, matrix: Any) -> Any:
     outputs, inputs = matrix.shape
     known = x.shape[:-1] if x.shape[0] is not None else x.shape[1:-1]
     if None in known or math.prod(known) > _FEW or not is_on_cpu():
-        return _plain(x, matrix)
+        return plain_product(x, matrix)
     flat, matrix = ops.reshape(x, (-1, inputs)), _read(matrix)
     few = functools.partial(_with_matrix_left, matrix=matrix)
-    many = functools.partial(_plain, matrix=matrix)
+    many = functools.partial(plain_product, matrix=matrix)
     is_half = keras.backend.standardize_dtype(x.dtype) in ("bfloat16", "float16")
     most_alone, one_row = (ALONE, _widened) if is_half else (1, _in_groups)
     alone = functools.partial(one_row, matrix=matrix)
@@ -95,7 +95,8 @@ def _read(matrix: Any) -> Any:
     return tf.convert_to_tensor(matrix)
 
 
-def _plain(x: Any, matrix: Any) -> Any:
+def plain_product(x: Any, matrix: Any) -> Any:
+    """Give x Wᵀ as `product` does, in the way that suits many rows, training and GPUs."""
     return ops.matmul(x, ops.transpose(matrix))
 
 
@@ -103,7 +104,7 @@ def _in_groups(x: Any, matrix: Any) -> Any:
     outputs, inputs = matrix.shape
     width = max(each for each in range(1, _MOST + 1) if outputs % each == 0)
     if width < _LEAST:
-        return _plain(x, matrix)
+        return plain_product(x, matrix)
     groups = ops.reshape(matrix, (outputs // width, width, inputs))
     repeated = ops.broadcast_to(x, (outputs // width, 1, inputs))
     found = ops.matmul(repeated, ops.transpose(groups, (0, 2, 1)))  # (groups, 1, width)
@@ -113,15 +114,11 @@ def _in_groups(x: Any, matrix: Any) -> Any:
 def _widened(x: Any, matrix: Any) -> Any:
     wide = ops.cast(x, "float32")
     first = ops.square(wide[0, 0])
-
-    def ones(size: int) -> Any:
-        """Give ones that XLA cannot know to be ones."""
-        return ops.where(first + ops.arange(size, dtype="float32") >= 0, 1.0, 2.0)
-
     # A division XLA does not take into the product, where it would be done again for each output;
     # and only a product that is scaled it divides between cores.
-    found = ops.matmul(wide / ones(x.shape[1]), ops.transpose(ops.cast(matrix, "float32")))
-    return ops.cast(found * ones(matrix.shape[0]), x.dtype)
+    divided = wide / unknown_ones(first, x.shape[1])
+    found = ops.matmul(divided, ops.transpose(ops.cast(matrix, "float32")))
+    return ops.cast(found * unknown_ones(first, matrix.shape[0]), x.dtype)
 
 
 def _with_matrix_left(x: Any, matrix: Any) -> Any:
@@ -131,6 +128,11 @@ def _with_matrix_left(x: Any, matrix: Any) -> Any:
     # axes for the plain product, and compute that.
     turned = ops.expand_dims(ops.matmul(wide, ops.transpose(wide_x)), -1)  # (outputs, rows, 1)
     return ops.cast(ops.transpose(turned, (1, 2, 0))[:, 0], x.dtype)
+
+
+def unknown_ones(number: Any, size: int) -> Any:
+    """Give (size,) ones that XLA cannot know to be ones, out of a float32 that is never below 0."""
+    return ops.where(number + ops.arange(size, dtype="float32") >= 0, 1.0, 2.0)
 
 
 def is_on_cpu() -> bool:

@@ -19,7 +19,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_gpt.layers.few_rows import ALONE, by_number_of_rows, is_on_cpu
+from keras_gpt.layers.few_rows import ALONE, by_number_of_rows, is_on_cpu, unknown_ones
 
 GROUP = 32  # columns of a 4-bit matrix that share a multiplier and an offset
 
@@ -260,11 +260,9 @@ def _laid_out(x: Any, scale: Any) -> Any:
 
     A division XLA does not take into the product, where it would be done again for each row of the
     matrix with all that made `x`; and one by a vector keeps the shape, where XLA would else read `x` as
-    it came, as (heads, head_dim) perhaps, number by number. So `x` is divided by ones, which XLA cannot
-    know to be ones: no scale is below 0.
+    it came, as (heads, head_dim) perhaps, number by number. No scale is below 0.
     """
-    columns = ops.arange(x.shape[1], dtype="float32")
-    return x / ops.where(ops.cast(scale[0], "float32") + columns >= 0, 1.0, 2.0)
+    return x / unknown_ones(ops.cast(scale[0], "float32"), x.shape[1])
 
 
 def _in_parts(x: Any, multiply: Callable[[Any], Any]) -> Any:

@@ -12,9 +12,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_gpt.layers.few_rows import product
+from keras_gpt.layers.few_rows import plain_product, product
 from keras_gpt.layers.integers import int4_product, int8_product, unpacked
-from keras_gpt.layers.rounding import OUR_MODES, Matrix, RoundedMatrices, lies_by_outputs
+from keras_gpt.layers.rounding import OUR_MODES, Matrix, RoundedMatrices
+from keras_gpt.matrix_order import as_in_files, lies_by_outputs
 
 
 @keras.saving.register_keras_serializable("keras_gpt")
@@ -59,7 +60,7 @@ class Dense(RoundedMatrices, keras.layers.Dense):
         if constrain is not None:
             turned["constraint"] = lambda kernel: ops.transpose(constrain(ops.transpose(kernel)))
         kernel = super().add_weight(*args, **{**kwargs, **turned})
-        kernel.lies_by_outputs = True  # files keep the order that Keras has; see `checkpoints`
+        kernel.lies_by_outputs = True  # see `matrix_order`
         return kernel
 
     def matrices(self) -> dict[str, Matrix]:
@@ -94,7 +95,7 @@ class Dense(RoundedMatrices, keras.layers.Dense):
     def quantize(self, mode: Any = None, type_check: bool = True, config: Any = None) -> None:
         """Replace the weights by integers; see the class."""
         if mode not in OUR_MODES and lies_by_outputs(self._kernel):
-            value = self._kernel.numpy().T
+            value = as_in_files(self._kernel, self._kernel.numpy())
             del self._kernel
             self._kernel = super().add_weight(
                 name="kernel", shape=value.shape, initializer=lambda *_, **__: value
@@ -113,7 +114,7 @@ class Dense(RoundedMatrices, keras.layers.Dense):
         kernel = ops.transpose(self.kernel) if self.lora_enabled else self._kernel
         matrix = ops.convert_to_tensor(kernel)
         if training:
-            return self._activated(ops.matmul(inputs, ops.transpose(matrix)))
+            return self._activated(plain_product(inputs, matrix))
         return self._activated(product(inputs, matrix))
 
     def _int8_call(self, inputs: Any, training: bool | None = None) -> Any:

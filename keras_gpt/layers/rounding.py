@@ -7,6 +7,7 @@ import numpy as np
 from keras import ops
 
 from keras_gpt.layers.integers import packed_shapes, rounded, rounded_4
+from keras_gpt.matrix_order import as_in_files
 
 # Modes whose rounding and products are ours, each with one setting only; others are Keras' own.
 OUR_MODES = ("int8", "int4")
@@ -78,7 +79,7 @@ class RoundedMatrices(keras.layers.Layer):
         for name, matrix in self.matrices().items():
             variable = getattr(self, matrix.attribute)
             value = ops.convert_to_numpy(ops.stop_gradient(variable))
-            floats[name] = value.T if lies_by_outputs(variable) else value
+            floats[name] = as_in_files(variable, value)
             delattr(self, matrix.attribute)
         self.quantized_build(None, mode, config)
         self.dtype_policy = policy
@@ -122,11 +123,6 @@ class RoundedMatrices(keras.layers.Layer):
             trainable=False,
         )
         setattr(self, f"{name}_scale", scale)
-
-
-def lies_by_outputs(variable: Any) -> bool:
-    """Say whether a variable of floats lies the other way round than files and Keras have it."""
-    return getattr(variable, "lies_by_outputs", False)
 
 
 def rounding_policy(policy: Any, mode: str) -> Any:
