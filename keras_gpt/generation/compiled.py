@@ -1,6 +1,7 @@
 """Compiling a function of a model under whichever backend Keras runs on."""
 
 import functools
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +9,9 @@ import keras
 
 from keras_gpt.generation.any_length import AnyLength
 from keras_gpt.generation.protocol import Decoder
+
+# What one thread makes and compiles, another must not put a new one in the place of.
+_making = threading.RLock()
 
 
 def compiled(function: Callable[..., Any], model: Decoder) -> Callable[..., Any]:
@@ -136,18 +140,20 @@ def kept_with(model: Decoder, name: str, make: Callable[[], Any]) -> Any:
     """Give what `make` gave for this model, and make it again when the model's weights were replaced.
 
     Quantization and LoRA put other variables in the place of those that a function was traced with.
+    Threads that ask at the same time are given the same.
 
     Args:
         model: keeps it.
         name: an attribute of the model.
         make: is called when there is nothing yet, or for other variables.
     """
-    variables = tuple(id(variable) for variable in model.variables)
-    kept = getattr(model, name, None)
-    if kept is None or kept.variables != variables:
-        kept = _Kept(variables, make())
-        setattr(model, name, kept)
-    return kept.value
+    with _making:
+        variables = tuple(id(variable) for variable in model.variables)
+        kept = getattr(model, name, None)
+        if kept is None or kept.variables != variables:
+            kept = _Kept(variables, make())
+            setattr(model, name, kept)
+        return kept.value
 
 
 class _Kept:
