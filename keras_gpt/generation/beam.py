@@ -230,10 +230,10 @@ class _Functions(NamedTuple):
 
 def _functions_of(model: Decoder, count: int) -> _Functions:
     """Give the compiled functions for so many candidates, made on first use and kept."""
-    kept: dict[int, _Functions] = kept_with(model, "_beam_functions", dict)
-    if count not in kept:
-        kept[count] = _make_functions(model, count)
-    return kept[count]
+    functions: _Functions = kept_with(
+        model, f"_beam_functions_{count}", lambda: _make_functions(model, count)
+    )
+    return functions
 
 
 def _make_functions(model: Decoder, count: int) -> _Functions:
