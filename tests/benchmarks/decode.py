@@ -47,11 +47,6 @@ class Worker:
         self.name = name
         environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow"}
         environment["PYTHONPATH"] = str(ROOT)
-        threads = name.partition("@")[2]
-        if threads:
-            # TensorFlow reads its own when it is imported; the worker hands on the first to others.
-            environment |= {"THREADS": threads, "TF_NUM_INTRAOP_THREADS": threads}
-            environment["TF_NUM_INTEROP_THREADS"] = "1"
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115  lives as long as the process
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.benchmarks.decode_worker", name, str(folder)],

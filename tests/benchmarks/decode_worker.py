@@ -1,6 +1,6 @@
 """One contender of the decode benchmark: loads a model, then runs what it is asked.
 
-    python -m tests.benchmarks.decode_worker CONTENDER FOLDER
+    python -m tests.benchmarks.decode_worker NAME:PRECISION[@THREADS] FOLDER
 
 Each line on standard input is a JSON object with `prompt`, `new` and `batch`; each answer is one line
 of JSON with `seconds`, and `ids` of the first row (its new tokens). The first line that comes out says
@@ -58,8 +58,8 @@ def transformers(folder: Path, precision: str) -> Run:
     model = AutoModelForCausalLM.from_pretrained(folder / "huggingface", dtype=dtype).eval()
     model.generation_config.eos_token_id = None
     model.generation_config.pad_token_id = 0
-    if "THREADS" in os.environ:
-        torch.set_num_threads(int(os.environ["THREADS"]))
+    if threads():
+        torch.set_num_threads(threads())
 
     def run(prompts: list[list[int]], new: int) -> Sequence[Sequence[int]]:
         ids = torch.tensor(prompts)
@@ -86,7 +86,9 @@ def ctranslate2(folder: Path, precision: str) -> Run:
         settings = json.loads((place / "config.json").read_text(encoding="utf-8"))
         end = dict.fromkeys(("bos_token", "eos_token", "unk_token"), "<|endoftext|>")
         (place / "config.json").write_text(json.dumps({**settings, **end}), encoding="utf-8")
-    model = peer.Generator(str(place), compute_type=precision, intra_threads=threads())
+    model = peer.Generator(
+        str(place), compute_type=precision, intra_threads=threads() or os.cpu_count()
+    )
     words = json.loads((place / "vocabulary.json").read_text(encoding="utf-8"))
 
     def run(prompts: list[list[int]], new: int) -> Sequence[Sequence[int]]:
@@ -127,7 +129,7 @@ def llama_cpp(folder: Path, precision: str) -> Run:
     model = peer.Llama(
         str(next(folder.glob("*.gguf"))),
         n_ctx=2048,
-        n_threads=threads(),
+        n_threads=threads() or os.cpu_count(),
         verbose=False,
     )
 
@@ -153,8 +155,8 @@ CONTENDERS = {
 
 
 def threads() -> int:
-    """Give the number of threads that a library is told to use."""
-    return int(os.environ.get("THREADS", os.cpu_count() or 1))
+    """Give the number of threads that the contender is to have; 0 where its library decides."""
+    return int(sys.argv[1].partition("@")[2] or 0)
 
 
 def resident_megabytes() -> float:
@@ -168,6 +170,9 @@ def main() -> None:
     contender, _, precision = sys.argv[1].partition("@")[0].partition(":")
     answers = os.fdopen(os.dup(1), "w")  # libraries print to standard output too
     os.dup2(2, 1)
+    if threads():  # TensorFlow, which is not imported yet, is told by these
+        os.environ["TF_NUM_INTRAOP_THREADS"] = str(threads())
+        os.environ["TF_NUM_INTEROP_THREADS"] = "1"
     start = time.perf_counter()
     run = CONTENDERS[contender](Path(sys.argv[2]), precision or "float32")
     loaded = {"load_seconds": time.perf_counter() - start, "megabytes": resident_megabytes()}
