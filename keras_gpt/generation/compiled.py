@@ -9,6 +9,7 @@ import keras
 
 from keras_gpt.generation.any_length import AnyLength
 from keras_gpt.generation.protocol import Decoder
+from keras_gpt.onednn import traced_for_xla
 
 # What one thread makes and compiles, another must not put a new one in the place of.
 _making = threading.RLock()
@@ -62,8 +63,12 @@ def compiled_for_all(function: Callable[..., Any]) -> Callable[..., Any]:
 def _compiled_by_tensorflow(function: Callable[..., Any]) -> Callable[..., Any]:
     import tensorflow as tf
 
+    def traced(*args: Any) -> Any:
+        with traced_for_xla():
+            return function(*args)
+
     # autograph would rewrite Python that has nothing to convert.
-    program = tf.function(function, jit_compile=True, autograph=False)
+    program = tf.function(traced, jit_compile=True, autograph=False)
     # Called from graphs alone: TensorFlow would compile it once more for calls from Python.
     return tf.function(lambda *args: program(*args), autograph=False)
 

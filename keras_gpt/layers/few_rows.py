@@ -8,7 +8,10 @@ from typing import Any
 import keras
 from keras import ops
 
-# More rows are a prompt, or training; XLA's own product on a CPU is better for them. Measured from 1
+from keras_gpt import onednn
+from keras_gpt.processor import is_on_cpu
+
+# More rows are a prompt, or training; XLA's plain product on a CPU is better for them. Measured from 1
 # to 128.
 _FEW = 32
 # One row is multiplied by groups of about so many outputs, measured from 48 to 384.
@@ -25,7 +28,8 @@ def product(x: Any, matrix: Any) -> Any:
     figures. Two and more with the matrix on the left: for x Wᵀ XLA's product first copies the matrix
     into another order, for Wxᵀ it does not. One row of floats is multiplied by groups of outputs:
     the whole would be read by one core. Half precision is widened to float32, for up to four rows
-    while it is read, each by itself. Where there is a GPU, the product is the plain one.
+    while it is read, each by itself; more rows of bfloat16 oneDNN multiplies where it can. Where
+    there is a GPU, the product is the plain one.
 
     Args:
         x: (..., inputs) float. The number of rows may be unknown while a function is traced, as in a
@@ -41,12 +45,14 @@ def product(x: Any, matrix: Any) -> Any:
     """
     outputs, inputs = matrix.shape
     known = x.shape[:-1] if x.shape[0] is not None else x.shape[1:-1]
-    if None in known or math.prod(known) > _FEW or not is_on_cpu():
+    dtype = keras.backend.standardize_dtype(x.dtype)
+    by_onednn = onednn.takes(None if None in x.shape else math.prod(known), dtype)
+    if None in known or (math.prod(known) > _FEW and not by_onednn) or not is_on_cpu():
         return plain_product(x, matrix)
     flat, matrix = ops.reshape(x, (-1, inputs)), _read(matrix)
-    few = functools.partial(_with_matrix_left, matrix=matrix)
-    many = functools.partial(plain_product, matrix=matrix)
-    is_half = keras.backend.standardize_dtype(x.dtype) in ("bfloat16", "float16")
+    few = functools.partial(_by_onednn if by_onednn else _with_matrix_left, matrix=matrix)
+    many = few if by_onednn else functools.partial(plain_product, matrix=matrix)
+    is_half = dtype in ("bfloat16", "float16")
     most_alone, one_row = (ALONE, _widened) if is_half else (1, _in_groups)
     alone = functools.partial(one_row, matrix=matrix)
     found = by_number_of_rows(flat, most_alone, alone, _FEW, few, many)
@@ -130,13 +136,10 @@ def _with_matrix_left(x: Any, matrix: Any) -> Any:
     return ops.cast(ops.transpose(turned, (1, 2, 0))[:, 0], x.dtype)
 
 
+def _by_onednn(x: Any, matrix: Any) -> Any:
+    return ops.cast(onednn.product(x, matrix), x.dtype)
+
+
 def unknown_ones(number: Any, size: int) -> Any:
     """Give (size,) ones that XLA cannot know to be ones, out of a float32 that is never below 0."""
     return ops.where(number + ops.arange(size, dtype="float32") >= 0, 1.0, 2.0)
-
-
-def is_on_cpu() -> bool:
-    """Say whether a CPU is all there is; what Keras cannot ask, as on PyTorch, is none."""
-    if keras.backend.backend() == "torch":
-        return False
-    return all(name.startswith("cpu") for name in keras.distribution.list_devices())

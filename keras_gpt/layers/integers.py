@@ -3,9 +3,9 @@
 Only the weights are rounded to so few bits. Of the inputs a few are often far larger than all others
 of their row (arXiv:2208.07339), and 8 bits for the row leave little of those others: it cost several
 times what rounding the weights does, and the last digit of an input decided between two integers, so
-that answers depended on the batch they were in (tests/benchmarks/RESULTS.md). Very few rows and many
-are multiplied as floats; those between, where XLA's integer product is faster, as three integers of 8
-bits each, which is as fine as float32.
+that answers depended on the batch they were in (tests/benchmarks/RESULTS.md). Very few rows are
+multiplied as floats; more, where a product of integers is faster, as three integers of 8 bits each,
+which is as fine as float32: any number by oneDNN where it can, else some by XLA and many as floats.
 
 Four bits are too few for one scale a row. Each group of 32 columns has a multiplier and an offset of
 its own beside them, and these are integers as well: an integer of 4 bits times its multiplier plus its
@@ -19,7 +19,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_gpt.layers.few_rows import ALONE, by_number_of_rows, is_on_cpu, unknown_ones
+from keras_gpt import onednn
+from keras_gpt.layers.few_rows import ALONE, by_number_of_rows, unknown_ones
+from keras_gpt.processor import is_on_cpu
 
 GROUP = 32  # columns of a 4-bit matrix that share a multiplier and an offset
 
@@ -211,8 +213,8 @@ def _product(
 
     `multiply` gives the sums (n, rows) of (n, columns) int8 and what is stored, `widened` the integers
     (rows, columns) that it stands for. Up to `ALONE` rows (one on a GPU) are multiplied one by one as
-    floats where it `takes_floats`, more as integers up to `_FEW`. Its gradient is that of the product
-    of floats.
+    floats where it `takes_floats`, more as integers: all of them by oneDNN, without it up to `_FEW`.
+    Its gradient is that of the product of floats.
     """
     columns = x.shape[-1]
 
@@ -252,7 +254,8 @@ def _sums(
         return _in_parts(x, lambda integers: multiply(integers, *stored))
 
     most_alone = (ALONE if is_on_cpu() else 1) if takes_floats else 0
-    return by_number_of_rows(x, most_alone, as_floats, _FEW, as_integers, as_floats)
+    most_few = x.shape[0] if onednn.takes(x.shape[0], "int8") else _FEW
+    return by_number_of_rows(x, most_alone, as_floats, most_few, as_integers, as_floats)
 
 
 def _laid_out(x: Any, scale: Any) -> Any:
@@ -283,7 +286,13 @@ def _in_parts(x: Any, multiply: Callable[[Any], Any]) -> Any:
 
 
 def _integer_product(integers: Any, matrix: Any) -> Any:
-    """Give the sums, (n, rows) int32, of (n, columns) and (rows, columns) int8."""
+    """Give the sums, (n, rows) int32, of (n, columns) and (rows, columns) int8.
+
+    For one row of inputs XLA makes the matrix out of 4 bits while it reads it; oneDNN would read it
+    from memory once more.
+    """
+    if integers.shape[0] != _PARTS and onednn.takes(integers.shape[0], "int8"):
+        return onednn.product(integers, matrix)
     return _matmul_transposed(integers, matrix, "int32")
 
 

@@ -1,5 +1,7 @@
 """Products of few rows beside the plain product."""
 
+import contextlib
+
 import keras
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from keras import ops
 
 from keras_gpt.layers.few_rows import product
 from keras_gpt.layers.quantized import Dense, TokenEmbedding
+from keras_gpt.onednn import traced_for_xla
 
 
 @settings(max_examples=40, deadline=None)
@@ -34,15 +37,17 @@ from keras_gpt.layers.quantized import Dense, TokenEmbedding
     inputs=st.sampled_from([1, 63, 64, 192, 193, 384, 576, 768, 1600]),
     outputs=st.sampled_from([1, 5, 97, 384, 768]),
     dtype=st.sampled_from(["float32", "bfloat16", "float64"]),
-    is_compiled=st.booleans(),
+    way=st.sampled_from(["graph", "compiled", "compiled for decoding"]),
 )
 def test_product_is_the_plain_product(
-    shape: tuple[int, ...], inputs: int, outputs: int, dtype: str, is_compiled: bool
+    shape: tuple[int, ...], inputs: int, outputs: int, dtype: str, way: str
 ) -> None:
     rng = np.random.default_rng(inputs)
     x = ops.cast(rng.normal(size=(*shape, inputs)), dtype)
     matrix = ops.cast(rng.normal(size=(outputs, inputs)), dtype)
-    found = tf.function(product, jit_compile=is_compiled)(x, matrix)
+    run = tf.function(product, jit_compile=way != "graph")
+    with traced_for_xla() if way == "compiled for decoding" else contextlib.nullcontext():
+        found = run(x, matrix)
     wanted = np.asarray(ops.cast(x, "float64")) @ np.asarray(ops.cast(matrix, "float64")).T
     assert found.dtype == x.dtype
     tolerances = {"float32": 1e-3, "bfloat16": 0.02 * np.sqrt(inputs) * 3, "float64": 1e-11}

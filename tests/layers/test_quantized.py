@@ -7,6 +7,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from keras_gpt.generation.compiled import compiled_for_all
 from keras_gpt.layers import Dense, TokenEmbedding
 from keras_gpt.layers.integers import int4_product, int8_product, rounded, rounded_4, unpacked
 
@@ -26,13 +27,21 @@ def test_rounding_is_off_by_half_a_step_at_most(rows, columns, size, seed):
     assert (error <= 0.5001 * scale[:, None]).all()
 
 
-@pytest.mark.parametrize("jit", [True, False])
-def test_a_row_of_zeros_stays_zero(jit):
+def by_xla(function):
+    return tf.function(function, jit_compile=True)
+
+
+# As a graph, as XLA compiles it for a user, and as decoding has it: by oneDNN, where that can.
+WAYS = pytest.mark.parametrize("way", [tf.function, by_xla, compiled_for_all])
+
+
+@WAYS
+def test_a_row_of_zeros_stays_zero(way):
     integers, scale = rounded(np.zeros((2, 70), "float32"))
     assert not integers.any()
     assert (scale > 0).all()
     matrix = rounded(values(7, 70))
-    run = tf.function(lambda x: int8_product(x, *matrix), jit_compile=jit)
+    run = way(lambda x: int8_product(x, *matrix))
     for rows in (1, 2, 9):
         np.testing.assert_array_equal(run(np.zeros((rows, 1, 70), "float32")), 0)
 
@@ -56,11 +65,11 @@ ROWS = [(1, 1), (1, 5), (3, 1), (2, 9), (16, 1), (1, 80), (1,), (2,)]
 
 @pytest.mark.parametrize("shape", ROWS)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("jit", [True, False])
-def test_the_product_is_that_of_the_integers(shape, dtype, jit):
+@WAYS
+def test_the_product_is_that_of_the_integers(shape, dtype, way):
     integers, scale = rounded(values(7, 6))
     x = keras.ops.cast(values(*shape, 6, seed=1), dtype)
-    got = tf.function(lambda x: int8_product(x, integers, scale), jit_compile=jit)(x)
+    got = way(lambda x: int8_product(x, integers, scale))(x)
     assert keras.backend.standardize_dtype(got.dtype) == dtype
     assert_is_product(got, x, integers, scale, 1e-5 if dtype == "float32" else 0.01)
 
@@ -81,11 +90,12 @@ def test_the_product_with_rows_that_only_the_run_knows(shape):
 
 
 @pytest.mark.parametrize("columns", [40, 3072])
-def test_a_row_hardly_depends_on_those_beside_it_though_one_input_is_far_larger(columns):
+@pytest.mark.parametrize("way", [by_xla, compiled_for_all])
+def test_a_row_hardly_depends_on_those_beside_it_though_one_input_is_far_larger(columns, way):
     integers, scale = rounded(values(50, columns))
     x = values(100, 1, columns, seed=2)
     x[:, :, 7] = 500  # as in real models; beside it 8 bits would leave nothing of the others
-    run = tf.function(lambda x: int8_product(x, integers, scale), jit_compile=True)
+    run = way(lambda x: int8_product(x, integers, scale))
     want = reference(x, integers, scale)
     usual = np.abs(want - reference(x[:, :, 7:8], integers[:, 7:8], scale)).mean()
     for rows in (1, 2, 4, 5, 8, 32, 33, 100):  # one by one, as integers, as floats
@@ -95,7 +105,7 @@ def test_a_row_hardly_depends_on_those_beside_it_though_one_input_is_far_larger(
 def test_up_to_four_rows_are_computed_as_each_alone():
     integers, scale = rounded(values(50, 768))
     x = values(4, 1, 768, seed=2)
-    run = tf.function(lambda x: int8_product(x, integers, scale), jit_compile=True)
+    run = by_xla(lambda x: int8_product(x, integers, scale))
     alone = np.concatenate([run(x[row : row + 1]) for row in range(4)])
     for rows in (2, 3, 4):
         np.testing.assert_array_equal(run(x[:rows]), alone[:rows])
@@ -270,18 +280,19 @@ def test_rows_do_not_depend_on_the_rows_beside_them(round_):
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 5), (3, 1), (16, 1), (1, 80), (2,)])
 @pytest.mark.parametrize("columns", [70, 128])
-@pytest.mark.parametrize("jit", [True, False])
-def test_the_4_bit_product_is_that_of_its_integers(shape, columns, jit):
+@WAYS
+def test_the_4_bit_product_is_that_of_its_integers(shape, columns, way):
     stored = rounded_4(values(7, columns))
     x = values(*shape, columns, seed=1)
-    got = tf.function(lambda x: int4_product(x, *stored), jit_compile=jit)(x)
+    got = way(lambda x: int4_product(x, *stored))(x)
     assert_is_product(got, x, integers_of(*stored[:3], columns), stored[3])
 
 
-def test_a_row_of_a_4_bit_product_is_the_same_to_the_bit_whatever_stands_beside_it():
+@pytest.mark.parametrize("way", [by_xla, compiled_for_all])
+def test_a_row_of_a_4_bit_product_is_the_same_to_the_bit_whatever_stands_beside_it(way):
     stored = rounded_4(values(50, 70))
     x = values(8, 1, 70, seed=2)
-    run = tf.function(lambda x: int4_product(x, *stored), jit_compile=True)
+    run = way(lambda x: int4_product(x, *stored))
     together = np.asarray(run(x))
     for row in range(8):
         np.testing.assert_array_equal(run(x[row : row + 1])[0], together[row])
