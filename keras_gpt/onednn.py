@@ -22,13 +22,22 @@ from keras_gpt.processor import instructions, is_on_cpu
 _INSTRUCTIONS = {"int8": "avx512_vnni", "bfloat16": "avx512_bf16"}
 _SUMS = {"int8": "int32", "bfloat16": "float32"}
 
-_thread = threading.local()
+# Where the number of rows is not known while a program is traced, it is filled up to one of these.
+_SIZES = [2**power for power in range(3, 18)]
+
+
+class _Thread(threading.local):
+    is_traced_for_xla = False
+    may_know_no_rows = False
+
+
+_thread = _Thread()
 
 
 @contextlib.contextmanager
 def traced_for_xla() -> Iterator[None]:
     """Say that XLA compiles what this thread traces meanwhile: nothing else runs custom calls."""
-    before = _is_traced_for_xla()
+    before = _thread.is_traced_for_xla
     _thread.is_traced_for_xla = True
     try:
         yield
@@ -36,26 +45,73 @@ def traced_for_xla() -> Iterator[None]:
         _thread.is_traced_for_xla = before
 
 
+@contextlib.contextmanager
+def also_for_unknown_rows(wanted: bool = True) -> Iterator[None]:
+    """Say that `takes` may be true of a number of rows that is not known while it is traced.
+
+    A SavedModel is so. A TensorFlow without the custom call can then not run what was traced.
+
+    Args:
+        wanted: whether to say it at all.
+    """
+    before = _thread.may_know_no_rows
+    _thread.may_know_no_rows = wanted
+    try:
+        yield
+    finally:
+        _thread.may_know_no_rows = before
+
+
+def is_for_unknown_rows() -> bool:
+    """Say whether `also_for_unknown_rows` holds now."""
+    return _thread.may_know_no_rows
+
+
 def takes(rows: int | None, dtype: str) -> bool:
     """Say whether `product` can be used, and is worth it, in what is traced now.
 
     Args:
-        rows: how many; None, where it is not known yet, cannot be multiplied.
+        rows: how many, or None where it is not known yet.
         dtype: of both sides.
     """
-    return rows is not None and _is_traced_for_xla() and dtype in _INSTRUCTIONS and _works(dtype)
+    if rows is None and not _thread.may_know_no_rows:
+        return False
+    return _thread.is_traced_for_xla and dtype in _INSTRUCTIONS and _works(dtype)
+
+
+def is_here() -> bool:
+    """Say whether this machine can multiply by oneDNN."""
+    return any(_works(dtype) for dtype in _INSTRUCTIONS)
 
 
 def product(x: Any, matrix: Any) -> Any:
     """Multiply by a matrix that lies with each output's weights side by side: x Wᵀ.
 
+    It has no gradient.
+
     Args:
-        x: (rows, inputs) int8 or bfloat16, for which `takes` is true.
+        x: (rows, inputs) int8 or bfloat16, for which `takes` is true; at most 131,072 rows where
+            their number is not known.
         matrix: (outputs, inputs) of the same dtype.
 
     Returns:
         (rows, outputs): the sums, int32 of int8 and float32 of bfloat16.
     """
+    if x.shape[0] is not None:
+        return _call(x, matrix)
+    import tensorflow as tf
+
+    count = tf.shape(x)[0]
+
+    def filled_up(size: int) -> Any:
+        return _call(tf.reshape(tf.pad(x, [[0, size - count], [0, 0]]), (size, -1)), matrix)[:count]
+
+    # When XLA compiles it the number is known, and one branch is left.
+    which = tf.reduce_sum(tf.cast(count > _SIZES, "int32"))
+    return tf.switch_case(which, [functools.partial(filled_up, size) for size in _SIZES])
+
+
+def _call(x: Any, matrix: Any) -> Any:
     from tensorflow.compiler.tf2xla.ops.gen_xla_ops import xla_custom_call_v2
 
     (sums,) = xla_custom_call_v2(
@@ -67,10 +123,6 @@ def product(x: Any, matrix: Any) -> Any:
         result_shapes=[(x.shape[0], matrix.shape[0])],
     )
     return sums
-
-
-def _is_traced_for_xla() -> bool:
-    return getattr(_thread, "is_traced_for_xla", False)
 
 
 @functools.cache

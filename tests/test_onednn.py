@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keras_gpt import onednn
-from keras_gpt.onednn import product, takes, traced_for_xla
+from keras_gpt.onednn import also_for_unknown_rows, product, takes, traced_for_xla
 
 
 def can(dtype: str) -> bool:
@@ -65,6 +65,25 @@ def test_products_of_bfloat16_are_summed_as_float32(rows, inputs, outputs, seed)
     assert found.dtype == tf.float32
     wanted = np.asarray(tf.cast(x, "float64")) @ np.asarray(tf.cast(matrix, "float64")).T
     np.testing.assert_allclose(found, wanted, atol=1e-4)
+
+
+@NEEDS["int8"]
+def test_rows_whose_number_only_the_compiler_knows():
+    rng = np.random.default_rng(0)
+    matrix = rng.integers(-128, 128, (5, 40), "int8")
+    specs = [tf.TensorSpec([None, 40], tf.int8), tf.TensorSpec([5, 40], tf.int8)]
+    with traced_for_xla():
+        assert not takes(None, "int8")
+        with also_for_unknown_rows(False):
+            assert not takes(None, "int8")
+        with also_for_unknown_rows():
+            assert takes(None, "int8")
+            run = tf.function(product, input_signature=specs, jit_compile=True)
+            run.get_concrete_function()
+        assert not takes(None, "int8")
+    for rows in (1, 7, 8, 9, 64, 300):
+        x = rng.integers(-128, 128, (rows, 40), "int8")
+        np.testing.assert_array_equal(run(x, matrix), x.astype(int) @ matrix.T.astype(int))
 
 
 @NEEDS["int8"]

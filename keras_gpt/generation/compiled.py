@@ -9,7 +9,7 @@ import keras
 
 from keras_gpt.generation.any_length import AnyLength
 from keras_gpt.generation.protocol import Decoder
-from keras_gpt.onednn import traced_for_xla
+from keras_gpt.onednn import is_for_unknown_rows, traced_for_xla
 
 # What one thread makes and compiles, another must not put a new one in the place of.
 _making = threading.RLock()
@@ -145,13 +145,16 @@ def kept_with(model: Decoder, name: str, make: Callable[[], Any]) -> Any:
     """Give what `make` gave for this model, and make it again when the model's weights were replaced.
 
     Quantization and LoRA put other variables in the place of those that a function was traced with.
-    Threads that ask at the same time are given the same.
+    Threads that ask at the same time are given the same. What is traced for unknown rows is kept by
+    itself.
 
     Args:
         model: keeps it.
         name: an attribute of the model.
         make: is called when there is nothing yet, or for other variables.
     """
+    if is_for_unknown_rows():
+        name += "_for_unknown_rows"
     with _making:
         variables = tuple(id(variable) for variable in model.variables)
         kept = getattr(model, name, None)

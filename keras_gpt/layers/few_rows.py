@@ -19,6 +19,7 @@ _LEAST, _MOST = 64, 384
 # Up to so many rows it is fastest to read what is widened while it is read again for each of them:
 # the processor's cache still has it. For more at once XLA writes the widened matrix to memory.
 ALONE = 4
+ANY_NUMBER = 2**31 - 1
 
 
 def product(x: Any, matrix: Any) -> Any:
@@ -47,15 +48,17 @@ def product(x: Any, matrix: Any) -> Any:
     known = x.shape[:-1] if x.shape[0] is not None else x.shape[1:-1]
     dtype = keras.backend.standardize_dtype(x.dtype)
     by_onednn = onednn.takes(None if None in x.shape else math.prod(known), dtype)
-    if None in known or (math.prod(known) > _FEW and not by_onednn) or not is_on_cpu():
+    are_many = None in known or math.prod(known) > _FEW
+    if not by_onednn and (are_many or not is_on_cpu()):
         return plain_product(x, matrix)
     flat, matrix = ops.reshape(x, (-1, inputs)), _read(matrix)
     few = functools.partial(_by_onednn if by_onednn else _with_matrix_left, matrix=matrix)
-    many = few if by_onednn else functools.partial(plain_product, matrix=matrix)
+    most_few = ANY_NUMBER if by_onednn else _FEW
+    many = functools.partial(plain_product, matrix=matrix)
     is_half = dtype in ("bfloat16", "float16")
     most_alone, one_row = (ALONE, _widened) if is_half else (1, _in_groups)
     alone = functools.partial(one_row, matrix=matrix)
-    found = by_number_of_rows(flat, most_alone, alone, _FEW, few, many)
+    found = by_number_of_rows(flat, most_alone, alone, most_few, few, many)
     return ops.reshape(found, (*ops.shape(x)[:-1], outputs))
 
 

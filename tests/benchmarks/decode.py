@@ -32,7 +32,8 @@ DATA = ROOT.parent / "shared" / "data"
 SECTIONS = ("throughput", "latency", "context", "warmup", "smollm2")
 PRECISIONS = {
     "keras_gpt": ("float32", "bfloat16", "int8", "int4"),
-    "saved_model": ("float32", "int8"),
+    "saved_model": ("float32", "int8"),  # for any server
+    "saved_model_onednn": ("int8",),  # exported with onednn=True
     "ctranslate2": ("float32", "int8"),
     "transformers": ("float32", "bfloat16"),
     "keras_hub": ("float32",),
@@ -203,12 +204,13 @@ def prepare_gpt2(folder: Path, names: list[str]) -> None:
     files = DATA / "bpe" / "gpt2"
     gpt = GPT.from_preset("gpt2", load_weights=False)
     gpt.save_to_preset(folder / "ours")
-    for precision in ("float32", "int8"):
-        if any(name.partition("@")[0] == f"saved_model:{precision}" for name in names):
+    for exported in sorted({name.partition("@")[0] for name in names}):
+        kind, _, precision = exported.partition(":")
+        if kind.startswith("saved_model"):
             same = GPT.from_preset(folder / "ours")
             if precision != "float32":
                 same.quantize(precision)
-            same.export(folder / f"saved_model_{precision}")
+            same.export(folder / f"{kind}_{precision}", onednn=kind == "saved_model_onednn")
     gpt.tokenizer = Tokenizer.from_files(files / "encoder.json", files / "vocab.bpe")
     gpt.save_to_huggingface(folder / "huggingface")
     if any(name.startswith("keras_hub") for name in names):

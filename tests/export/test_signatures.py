@@ -78,6 +78,7 @@ def test_more_than_the_limits_is_refused(
         ({"max_batch": 0}, "max_batch must be an integer"),
         ({"max_new_tokens": 65}, "max_new_tokens must be an integer, from 1 to 64"),
         ({"max_batch": 2, "format": "onnx"}, 'belong to format="tf_saved_model"'),
+        ({"onednn": True, "format": "onnx"}, 'belong to format="tf_saved_model"'),
     ],
 )
 def test_bad_limits_are_named(
@@ -86,6 +87,16 @@ def test_bad_limits_are_named(
     """Before anything is written."""
     with pytest.raises(ValueError, match=message):
         limited_gpt.export(tmp_path / "1", **arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_onednn_cannot_be_exported_where_there_is_none(
+    limited_gpt: GPT, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rather than leaving it out."""
+    monkeypatch.setattr("keras_gpt.export.saved_model.is_here", lambda: False)
+    with pytest.raises(ValueError, match="onednn=True needs a processor and a TensorFlow"):
+        limited_gpt.export(tmp_path / "1", onednn=True)
     assert list(tmp_path.iterdir()) == []
 
 
