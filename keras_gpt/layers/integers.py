@@ -30,11 +30,9 @@ _LARGEST_4 = 15
 _TINY = float(np.finfo("float32").tiny)
 # Up to so many rows XLA's integer product on a CPU is faster than widening the matrix for one of floats.
 _FEW = 32
-# An input is an integer of so many digits, from -128 to 127. Of SmolLM2's logits two leave an error of
-# 1e-2 of their standard deviation, three one of 1e-5, as float32 does.
-_DIGITS = 3
-_LARGEST_INPUT = _LARGEST * 256 ** (_DIGITS - 1)  # and no more: a division rounds
-_HALVES = sum(128 * 256**place for place in range(_DIGITS))
+# So many integers stand for an input. Of SmolLM2's logits two leave an error of 1e-2 of their standard
+# deviation, three one of 1e-5, as float32 does.
+_PARTS = 3
 _AT_ONCE = 1 << 20  # numbers of a matrix that are rounded, which takes several copies of them
 
 
@@ -253,7 +251,7 @@ def _sums(
         return _matmul_transposed(_laid_out(x, scale), ops.cast(widened(*stored), "float32"))
 
     def as_integers(x: Any) -> Any:
-        return _in_digits(x, lambda integers: multiply(integers, *stored))
+        return _in_parts(x, lambda integers: multiply(integers, *stored))
 
     most_alone = (ALONE if is_on_cpu() else 1) if takes_floats else 0
     most_few = ANY_NUMBER if onednn.takes(x.shape[0], "int8") else _FEW
@@ -270,20 +268,20 @@ def _laid_out(x: Any, scale: Any) -> Any:
     return x / unknown_ones(ops.cast(scale[0], "float32"), x.shape[1])
 
 
-def _in_digits(x: Any, multiply: Callable[[Any], Any]) -> Any:
-    """Multiply (n, columns) floats as integers of 23 bits and a sign, in digits of 8 bits each."""
-    columns = x.shape[1]
-    steps = _steps(x, _LARGEST_INPUT)
-    # With 128 more in each digit none is below 0, and none borrows of the next one.
-    raised = ops.cast(ops.round(x / steps), "int32") + _HALVES
-    # As one calculation with the digit's place as an axis: three that are put together XLA would
-    # choose from number by number.
-    places = np.arange(_DIGITS, dtype="int32")[:, None, None]
-    digits = ops.bitwise_and(ops.right_shift(ops.expand_dims(raised, 0), 8 * places), 255) - 128
-    sums = multiply(ops.cast(ops.reshape(digits, (-1, columns)), "int8"))
-    total, *others = ops.split(ops.cast(sums, "float32"), _DIGITS)
+def _in_parts(x: Any, multiply: Callable[[Any], Any]) -> Any:
+    """Multiply (n, columns) floats as sums of integers from -127 to 127.
+
+    The first are whole steps of a row, each of the next counts 254ths of what the one before left.
+    """
+    rest, steps = _scaled(x)
+    parts = []
+    for _ in range(_PARTS):
+        parts.append(ops.round(rest))
+        rest = (rest - parts[-1]) * (2 * _LARGEST)
+    sums = ops.cast(multiply(ops.cast(ops.concatenate(parts), "int8")), "float32")
+    total, *others = ops.split(sums, _PARTS)
     for place, part in enumerate(others, 1):
-        total = total + part * 256**place
+        total = total + part / (2 * _LARGEST) ** place
     return total * steps
 
 
@@ -293,7 +291,7 @@ def _integer_product(integers: Any, matrix: Any) -> Any:
     For one row of inputs XLA makes the matrix out of 4 bits while it reads it; oneDNN would read it
     from memory once more.
     """
-    if integers.shape[0] != _DIGITS and onednn.takes(integers.shape[0], "int8"):
+    if integers.shape[0] != _PARTS and onednn.takes(integers.shape[0], "int8"):
         return onednn.product(integers, matrix)
     return _matmul_transposed(integers, matrix, "int32")
 
@@ -309,12 +307,13 @@ def _matmul_transposed(x: Any, matrix: Any, dtype: str | None = None) -> Any:
 
 def _round_rows(matrix: Any) -> tuple[Any, Any]:
     """Give integers as (rows, columns) int8, and what a step stands for as (rows, 1) float32."""
-    steps = _steps(matrix, _LARGEST)
-    return ops.cast(ops.round(matrix / steps), "int8"), steps
+    numbers, steps = _scaled(matrix)
+    return ops.cast(ops.round(numbers), "int8"), steps
 
 
-def _steps(matrix: Any, largest: int) -> Any:
-    """Give what 1 of each row stands for, (rows, 1), where `largest` is its largest number."""
-    found = ops.max(ops.abs(matrix), axis=1, keepdims=True)
+def _scaled(matrix: Any) -> tuple[Any, Any]:
+    """Give each row in steps of its own, up to 127 of them, and these steps, (rows, 1)."""
+    largest = ops.max(ops.abs(matrix), axis=1, keepdims=True)
     # Never smaller than a normal number: what is, is taken for zero, and 0 / 0 is no integer.
-    return ops.maximum(found / largest, _TINY)
+    steps = ops.maximum(largest / _LARGEST, _TINY)
+    return matrix / steps, steps
