@@ -22,8 +22,14 @@ from keras_gpt.processor import instructions, is_on_cpu
 _INSTRUCTIONS = {"int8": "avx512_vnni", "bfloat16": "avx512_bf16"}
 _SUMS = {"int8": "int32", "bfloat16": "float32"}
 
-# Where the number of rows is not known while a program is traced, it is filled up to one of these.
-_SIZES = [2**power for power in range(3, 18)]
+# Where the number of rows is not known while a program is traced, it is filled up to one of these: that
+# of a batch is a power of two, and three integers stand for an input.
+_SIZES = {
+    "int8": [3 * 2**power for power in range(1, 11)],
+    "bfloat16": [2**power for power in range(3, 16)],
+}
+# No more rows are taken, known or not: many sums of integers are a lot of memory beside the result.
+MOST_ROWS = {dtype: sizes[-1] for dtype, sizes in _SIZES.items()}
 
 
 class _Thread(threading.local):
@@ -76,12 +82,12 @@ def takes(rows: int | None, dtype: str) -> bool:
     """
     if rows is None and not _thread.may_know_no_rows:
         return False
-    return _thread.is_traced_for_xla and dtype in _INSTRUCTIONS and _works(dtype)
+    return _thread.is_traced_for_xla and is_here(dtype)
 
 
-def is_here() -> bool:
-    """Say whether this machine can multiply by oneDNN."""
-    return any(_works(dtype) for dtype in _INSTRUCTIONS)
+def is_here(dtype: str) -> bool:
+    """Say whether this machine can multiply numbers of a dtype by oneDNN."""
+    return dtype in _INSTRUCTIONS and _works(dtype)
 
 
 def product(x: Any, matrix: Any) -> Any:
@@ -90,8 +96,7 @@ def product(x: Any, matrix: Any) -> Any:
     It has no gradient.
 
     Args:
-        x: (rows, inputs) int8 or bfloat16, for which `takes` is true; at most 131,072 rows where
-            their number is not known.
+        x: (rows, inputs) int8 or bfloat16, for which `takes` is true; at most `MOST_ROWS`.
         matrix: (outputs, inputs) of the same dtype.
 
     Returns:
@@ -102,13 +107,14 @@ def product(x: Any, matrix: Any) -> Any:
     import tensorflow as tf
 
     count = tf.shape(x)[0]
+    sizes = _SIZES[keras.backend.standardize_dtype(x.dtype)]
 
     def filled_up(size: int) -> Any:
         return _call(tf.reshape(tf.pad(x, [[0, size - count], [0, 0]]), (size, -1)), matrix)[:count]
 
     # When XLA compiles it the number is known, and one branch is left.
-    which = tf.reduce_sum(tf.cast(count > _SIZES, "int32"))
-    return tf.switch_case(which, [functools.partial(filled_up, size) for size in _SIZES])
+    which = tf.reduce_sum(tf.cast(count > sizes, "int32"))
+    return tf.switch_case(which, [functools.partial(filled_up, size) for size in sizes])
 
 
 def _call(x: Any, matrix: Any) -> Any:
@@ -130,7 +136,7 @@ def _works(dtype: str) -> bool:
     """Say whether the processor has the instructions, and this TensorFlow the custom call."""
     if (
         keras.backend.backend() != "tensorflow"
-        or os.environ.get("TF_ENABLE_ONEDNN_OPTS") == "0"
+        or os.environ.get("TF_ENABLE_ONEDNN_OPTS", "").lower() in ("0", "false")
         or _INSTRUCTIONS[dtype] not in instructions()
         or not is_on_cpu()
     ):

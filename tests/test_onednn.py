@@ -11,6 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keras_gpt import onednn
+from keras_gpt.generation.compiled import compiled_for_all
+from keras_gpt.layers import few_rows
+from keras_gpt.layers.integers import int4_product, int8_product, rounded, rounded_4, unpacked
 from keras_gpt.onednn import also_for_unknown_rows, product, takes, traced_for_xla
 
 
@@ -103,6 +106,7 @@ def test_only_what_is_traced_for_xla_with_known_rows_takes_it():
     assert not takes(8, "int8")
 
 
+@NEEDS["int8"]
 @pytest.mark.parametrize("missing", ["instructions", "call", "gpu", "wanted"])
 def test_where_it_cannot_run_it_is_not_taken(asked_anew, monkeypatch, missing):
     def unknown(*_):
@@ -120,9 +124,23 @@ def test_where_it_cannot_run_it_is_not_taken(asked_anew, monkeypatch, missing):
     assert not can("bfloat16")
 
 
-@pytest.mark.parametrize("kind", ["int8", "int4", "bfloat16"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(kind, marks=NEEDS[kind.replace("4", "8")])
+        for kind in ("int8", "int4", "bfloat16")
+    ],
+)
 def test_a_model_answers_as_it_does_without(asked_anew, monkeypatch, kind):
     prompts = [list(random_ids(20, seed=row)) for row in range(6)]
+    calls = []
+    real = onednn.product
+
+    def counted(x, matrix):
+        calls.append(x.shape)
+        return real(x, matrix)
+
+    monkeypatch.setattr(onednn, "product", counted)
 
     def answers():
         onednn._works.cache_clear()
@@ -130,9 +148,12 @@ def test_a_model_answers_as_it_does_without(asked_anew, monkeypatch, kind):
         gpt = make_gpt(dtype="bfloat16" if kind == "bfloat16" else "float32")
         if kind != "bfloat16":
             gpt.quantize(kind)
+        calls.clear()
         return gpt.generate(prompts, max_new_tokens=8, temperature=0, details=True, logprobs=3)
 
     with_it = answers()
+    rows = {shape[0] for shape in calls}  # of steps, and of prompts; of int8 three integers each
+    assert rows >= ({8, 8 * 32} if kind == "bfloat16" else {3 * 8, 3 * 8 * 32})
     monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "0")
     atol = 0.1 if kind == "bfloat16" else 1e-4
     for found, wanted in zip(with_it, answers(), strict=True):
@@ -140,3 +161,70 @@ def test_a_model_answers_as_it_does_without(asked_anew, monkeypatch, kind):
         if kind != "bfloat16":  # where two tokens may be as probable
             assert found.token_ids == wanted.token_ids
             np.testing.assert_allclose(found.logprobs, wanted.logprobs, atol=atol)
+    assert not calls
+
+
+@pytest.mark.parametrize("kind", ["int8", "int4"])
+def test_integers_of_rows_that_only_the_compiler_knows(kind):
+    matrix = np.random.default_rng(0).normal(size=(5, 70)).astype("float32")
+    if kind == "int8":
+        stored = rounded(matrix)
+        multiply, integers = int8_product, stored[0]
+    else:
+        stored = rounded_4(matrix)
+        multiply, integers = int4_product, np.asarray(unpacked(*stored[:3], 70))
+    weights = integers.T * stored[-1].astype("float64")
+    spec = tf.TensorSpec([None, 1, 70], tf.float32)
+    with traced_for_xla(), also_for_unknown_rows():
+        run = tf.function(lambda x: multiply(x, *stored), input_signature=[spec], jit_compile=True)
+        run.get_concrete_function()
+    for rows in (1, 2, 5, 33, 1024, 1025):  # the last ones more than oneDNN is given
+        x = np.random.default_rng(rows).normal(size=(rows, 1, 70)).astype("float32")
+        np.testing.assert_allclose(run(x), x.astype("float64") @ weights, atol=1e-4)
+
+
+def test_bfloat16_of_rows_that_only_the_compiler_knows():
+    rng = np.random.default_rng(0)
+    matrix = tf.cast(rng.normal(size=(5, 70)), tf.bfloat16)
+    spec = tf.TensorSpec([None, None, 70], tf.bfloat16)
+    with traced_for_xla(), also_for_unknown_rows():
+        run = tf.function(
+            lambda x: few_rows.product(x, matrix), input_signature=[spec], jit_compile=True
+        )
+        run.get_concrete_function()
+    wide = np.asarray(tf.cast(matrix, "float64")).T
+    for shape in ((1, 1), (5, 1), (3, 30)):
+        x = tf.cast(rng.normal(size=(*shape, 70)), tf.bfloat16)
+        wanted = np.asarray(tf.cast(x, "float64")) @ wide
+        np.testing.assert_allclose(tf.cast(run(x), "float64"), wanted, atol=0.2)
+
+
+def test_bfloat16_keeps_its_gradient():
+    rng = np.random.default_rng(0)
+    x = tf.cast(rng.normal(size=(6, 8)), tf.bfloat16)
+    matrix = tf.Variable(tf.cast(rng.normal(size=(5, 8)), tf.bfloat16))
+    gradients = []
+    for way in (compiled_for_all, tf.function):
+        run = way(lambda x, matrix: few_rows.product(x, matrix))
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            loss = tf.reduce_sum(run(x, tf.convert_to_tensor(matrix)) ** 2)
+        gradients.append(tape.gradient(loss, [x, matrix]))
+    for found, wanted in zip(*gradients, strict=True):
+        np.testing.assert_allclose(
+            tf.cast(found, "float32"), tf.cast(wanted, "float32"), rtol=0.05, atol=0.5
+        )
+
+
+@NEEDS["int8"]
+def test_functions_that_run_eagerly_do_without():
+    matrix = rounded(np.random.default_rng(0).normal(size=(5, 8)).astype("float32"))
+    x = np.random.default_rng(1).normal(size=(6, 8)).astype("float32")
+    run = compiled_for_all(lambda x: int8_product(x, *matrix))
+    wanted = run(x)
+    tf.config.run_functions_eagerly(True)
+    try:
+        found = run(x)
+    finally:
+        tf.config.run_functions_eagerly(False)
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)

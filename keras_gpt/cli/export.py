@@ -35,7 +35,7 @@ def export(
         bool,
         typer.Option(
             help="Multiply int8, int4 and bfloat16 by oneDNN: faster, for servers with TensorFlow 2.21 "
-            "or newer for Linux on x86-64 alone."
+            "or newer for Linux on x86-64, and no GPU, alone."
         ),
     ] = False,
     serving_files: Annotated[

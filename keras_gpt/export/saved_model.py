@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import keras
 import tensorflow as tf
 
 from keras_gpt.export.batching import batch_sizes, write_batching_params
@@ -55,20 +56,21 @@ def export_gpt(
             but no more than half the context; None is whatever fits the context, and 64.
         onednn: whether weights of int8, int4 and bfloat16 are multiplied by oneDNN, as in Python.
             That is faster; but only a server that has TensorFlow 2.21 or newer for Linux on x86-64
-            can run it, and only it does with instructions for them (AVX-512 VNNI or BF16).
+            and no GPU can run it, fast where its processor has AVX-512 VNNI or BF16.
 
     Raises:
         FileExistsError: the folder holds something and `overwrite` is False.
-        ValueError: an argument is out of range, or this machine has no oneDNN to export for.
+        ValueError: an argument is out of range, or oneDNN has nothing for this model or machine.
     """
     require_free(path, overwrite)
     context = model.config.context_length
     if max_new_tokens is not None:
         check_int("max_new_tokens", max_new_tokens, 1, context)
-    if onednn and not is_here():
+    kinds = {keras.backend.standardize_dtype(each.dtype) for each in model.variables}
+    if onednn and not any(map(is_here, kinds | {model.compute_dtype})):
         raise ValueError(
-            "onednn=True needs a processor and a TensorFlow that have it, for Linux on x86-64, and no "
-            "TF_ENABLE_ONEDNN_OPTS=0. Received: a machine without"
+            "onednn=True needs weights of int8, int4 or bfloat16, and a processor and a TensorFlow "
+            f"with oneDNN for them. Received: weights of {', '.join(sorted(kinds))}"
         )
     sizes = batch_sizes(max_batch)
     requests = gpt_requests(model.tokenizer, context, sizes, max_new_tokens)

@@ -18,6 +18,7 @@ class Decoder(Protocol):
     tokenizer: "Tokenizer | None"
     generation_settings: GenerationSettings
     variables: list[Any]
+    compute_dtype: Any
     blocks: Sequence[Any]
 
     def __call__(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:

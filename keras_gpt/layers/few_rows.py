@@ -19,7 +19,6 @@ _LEAST, _MOST = 64, 384
 # Up to so many rows it is fastest to read what is widened while it is read again for each of them:
 # the processor's cache still has it. For more at once XLA writes the widened matrix to memory.
 ALONE = 4
-ANY_NUMBER = 2**31 - 1
 
 
 def product(x: Any, matrix: Any) -> Any:
@@ -52,8 +51,12 @@ def product(x: Any, matrix: Any) -> Any:
     if not by_onednn and (are_many or not is_on_cpu()):
         return plain_product(x, matrix)
     flat, matrix = ops.reshape(x, (-1, inputs)), _read(matrix)
-    few = functools.partial(_by_onednn if by_onednn else _with_matrix_left, matrix=matrix)
-    most_few = ANY_NUMBER if by_onednn else _FEW
+    few = (
+        (lambda x: _by_onednn(x, matrix))
+        if by_onednn
+        else functools.partial(_with_matrix_left, matrix=matrix)
+    )
+    most_few = onednn.MOST_ROWS[dtype] if by_onednn else _FEW
     many = functools.partial(plain_product, matrix=matrix)
     is_half = dtype in ("bfloat16", "float16")
     most_alone, one_row = (ALONE, _widened) if is_half else (1, _in_groups)
@@ -139,8 +142,13 @@ def _with_matrix_left(x: Any, matrix: Any) -> Any:
     return ops.cast(ops.transpose(turned, (1, 2, 0))[:, 0], x.dtype)
 
 
+@ops.custom_gradient
 def _by_onednn(x: Any, matrix: Any) -> Any:
-    return ops.cast(onednn.product(x, matrix), x.dtype)
+    def gradient(*args: Any, upstream: Any = None) -> tuple[Any, Any]:
+        upstream = args[0] if upstream is None else upstream
+        return ops.matmul(upstream, matrix), ops.matmul(ops.transpose(upstream), x)
+
+    return ops.cast(onednn.product(x, matrix), x.dtype), gradient
 
 
 def unknown_ones(number: Any, size: int) -> Any:

@@ -5,7 +5,7 @@ of their row (arXiv:2208.07339), and 8 bits for the row leave little of those ot
 times what rounding the weights does, and the last digit of an input decided between two integers, so
 that answers depended on the batch they were in (tests/benchmarks/RESULTS.md). Very few rows are
 multiplied as floats; more, where a product of integers is faster, as three integers of 8 bits each,
-which is as fine as float32: any number by oneDNN where it can, else some by XLA and many as floats.
+which is as fine as float32: by oneDNN where it can, else some by XLA and many as floats.
 
 Four bits are too few for one scale a row. Each group of 32 columns has a multiplier and an offset of
 its own beside them, and these are integers as well: an integer of 4 bits times its multiplier plus its
@@ -20,7 +20,7 @@ import numpy as np
 from keras import ops
 
 from keras_gpt import onednn
-from keras_gpt.layers.few_rows import ALONE, ANY_NUMBER, by_number_of_rows, unknown_ones
+from keras_gpt.layers.few_rows import ALONE, by_number_of_rows, unknown_ones
 from keras_gpt.processor import is_on_cpu
 
 GROUP = 32  # columns of a 4-bit matrix that share a multiplier and an offset
@@ -213,7 +213,7 @@ def _product(
 
     `multiply` gives the sums (n, rows) of (n, columns) int8 and what is stored, `widened` the integers
     (rows, columns) that it stands for. Up to `ALONE` rows (one on a GPU) are multiplied one by one as
-    floats where it `takes_floats`, more as integers: all of them by oneDNN, without it up to `_FEW`.
+    floats where it `takes_floats`, more as integers: by oneDNN a thousand, without it up to `_FEW`.
     Its gradient is that of the product of floats.
     """
     columns = x.shape[-1]
@@ -253,9 +253,13 @@ def _sums(
     def as_integers(x: Any) -> Any:
         return _in_parts(x, lambda integers: multiply(integers, *stored))
 
-    most_alone = (ALONE if is_on_cpu() else 1) if takes_floats else 0
-    most_few = ANY_NUMBER if onednn.takes(x.shape[0], "int8") else _FEW
-    return by_number_of_rows(x, most_alone, as_floats, most_few, as_integers, as_floats)
+    def one_row(x: Any) -> Any:
+        return as_integers(ops.reshape(x, (1, x.shape[1])))  # whose number of rows is known
+
+    alone = as_floats if takes_floats else one_row
+    most_alone = ALONE if takes_floats and is_on_cpu() else 1
+    most_few = onednn.MOST_ROWS["int8"] // _PARTS if onednn.takes(x.shape[0], "int8") else _FEW
+    return by_number_of_rows(x, most_alone, alone, most_few, as_integers, as_floats)
 
 
 def _laid_out(x: Any, scale: Any) -> Any:

@@ -213,13 +213,14 @@ class Formats(Keeping):
                 context, and 64.
             onednn: of a SavedModel, whether weights of int8, int4 and bfloat16 are multiplied by
                 oneDNN, as in Python. That is faster, but only servers with TensorFlow 2.21 or newer
-                for Linux on x86-64 can run it, fast where the processor has AVX-512 VNNI or BF16.
+                for Linux on x86-64 and no GPU can run it, fast where the processor has AVX-512 VNNI
+                or BF16.
 
         Raises:
             FileExistsError: the folder holds something and `overwrite` is False.
             TypeError: `kwargs` come with a format of our own.
-            ValueError: an argument is out of range, the format has no place for this model, or this
-                machine has no oneDNN to export for.
+            ValueError: an argument is out of range, the format has no place for this model, or oneDNN
+                has nothing for this model or machine.
 
         Example:
             >>> gpt.export("saved_models/my-gpt/1", max_batch=8, max_new_tokens=256)

@@ -73,7 +73,7 @@ def test_a_quantized_model_answers_as_itself(
     assert sizes["int8"] < 0.55 * sizes["float"]
 
 
-@pytest.mark.skipif(not onednn.is_here(), reason="no oneDNN for this processor or TensorFlow")
+@pytest.mark.skipif(not onednn.is_here("int8"), reason="no oneDNN for this processor or TensorFlow")
 def test_only_a_file_that_is_to_have_onednn_has_it_and_answers_alike(
     make_gpt: Callable[..., GPT], tmp_path: Path, ask: Callable[..., dict[str, Any]]
 ) -> None:

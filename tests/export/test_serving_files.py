@@ -260,11 +260,11 @@ def test_the_command_line_exports_what_a_server_needs(
     done = run("export", "classifier", "saved_models/two/2", "--max-new-tokens", 3)
     assert "--max-new-tokens and --onednn are for models that generate" in str(done.exception)
     before = sorted(Path().rglob("*"))
-    more = ("--quantize", "int8", "--onednn") if onednn.is_here() else ()
+    more = ("--quantize", "int8", "--onednn") if onednn.is_here("int8") else ()
     done = run("export", "model", "two", "--no-serving-files", *more)
     assert done.exit_code == 0, done.output
     has_call = b"XlaCustomCallV2" in Path("two/saved_model.pb").read_bytes()
-    assert has_call == onednn.is_here()
+    assert has_call == onednn.is_here("int8")
     new = set(Path().rglob("*")) - set(before)
     assert all(path.parts[0] == "two" for path in new)
     done = run("export", "classifier", "two/1")
