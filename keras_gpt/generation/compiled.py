@@ -64,9 +64,7 @@ def _compiled_by_tensorflow(function: Callable[..., Any]) -> Callable[..., Any]:
     import tensorflow as tf
 
     def traced(*args: Any) -> Any:
-        if (
-            tf.config.functions_run_eagerly()
-        ):  # as somebody who debugs asks for: nothing is compiled
+        if tf.config.functions_run_eagerly():  # nothing is compiled then
             return function(*args)
         with traced_for_xla():
             return function(*args)
