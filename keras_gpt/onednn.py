@@ -11,6 +11,7 @@ import functools
 import os
 import threading
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import keras
@@ -41,18 +42,21 @@ _thread = _Thread()
 
 
 @contextlib.contextmanager
-def traced_for_xla() -> Iterator[None]:
-    """Say that XLA compiles what this thread traces meanwhile: nothing else runs custom calls."""
-    before = _thread.is_traced_for_xla
-    _thread.is_traced_for_xla = True
+def _with(name: str, value: bool) -> Iterator[None]:
+    before = getattr(_thread, name)
+    setattr(_thread, name, value)
     try:
         yield
     finally:
-        _thread.is_traced_for_xla = before
+        setattr(_thread, name, before)
 
 
-@contextlib.contextmanager
-def also_for_unknown_rows(wanted: bool = True) -> Iterator[None]:
+def traced_for_xla() -> AbstractContextManager[None]:
+    """Say that XLA compiles what this thread traces meanwhile: nothing else runs custom calls."""
+    return _with("is_traced_for_xla", True)
+
+
+def also_for_unknown_rows(wanted: bool = True) -> AbstractContextManager[None]:
     """Say that `takes` may be true of a number of rows that is not known while it is traced.
 
     A SavedModel is so. A TensorFlow without the custom call can then not run what was traced.
@@ -60,12 +64,7 @@ def also_for_unknown_rows(wanted: bool = True) -> Iterator[None]:
     Args:
         wanted: whether to say it at all.
     """
-    before = _thread.may_know_no_rows
-    _thread.may_know_no_rows = wanted
-    try:
-        yield
-    finally:
-        _thread.may_know_no_rows = before
+    return _with("may_know_no_rows", wanted)
 
 
 def is_for_unknown_rows() -> bool:

@@ -66,12 +66,8 @@ def export_gpt(
     context = model.config.context_length
     if max_new_tokens is not None:
         check_int("max_new_tokens", max_new_tokens, 1, context)
-    kinds = {keras.backend.standardize_dtype(each.dtype) for each in model.variables}
-    if onednn and not any(map(is_here, kinds | {model.compute_dtype})):
-        raise ValueError(
-            "onednn=True needs weights of int8, int4 or bfloat16, and a processor and a TensorFlow "
-            f"with oneDNN for them. Received: weights of {', '.join(sorted(kinds))}"
-        )
+    if onednn:
+        _require_onednn(model)
     sizes = batch_sizes(max_batch)
     requests = gpt_requests(model.tokenizer, context, sizes, max_new_tokens)
     # Rows of ids have widths, and a server would fill the shorter ones up with their first id.
@@ -87,6 +83,15 @@ def export_gpt(
             "token_logits": module.token_logits,
         }
         _save(module, signatures, path, overwrite, requests, sizes if can_batch else [])
+
+
+def _require_onednn(model: Decoder) -> None:
+    kinds = {keras.backend.standardize_dtype(each.dtype) for each in model.variables}
+    if not any(map(is_here, kinds | {model.compute_dtype})):
+        raise ValueError(
+            "onednn=True needs weights of int8, int4 or bfloat16, and a processor and a TensorFlow "
+            f"with oneDNN for them. Received: weights of {', '.join(sorted(kinds))}"
+        )
 
 
 def export_classifier(

@@ -51,17 +51,13 @@ def product(x: Any, matrix: Any) -> Any:
     if not by_onednn and (are_many or not is_on_cpu()):
         return plain_product(x, matrix)
     flat, matrix = ops.reshape(x, (-1, inputs)), _read(matrix)
-    few = (
-        (lambda x: _by_onednn(x, matrix))
-        if by_onednn
-        else functools.partial(_with_matrix_left, matrix=matrix)
-    )
+    few = _by_onednn if by_onednn else _with_matrix_left
     most_few = onednn.MOST_ROWS[dtype] if by_onednn else _FEW
     many = functools.partial(plain_product, matrix=matrix)
     is_half = dtype in ("bfloat16", "float16")
     most_alone, one_row = (ALONE, _widened) if is_half else (1, _in_groups)
     alone = functools.partial(one_row, matrix=matrix)
-    found = by_number_of_rows(flat, most_alone, alone, most_few, few, many)
+    found = by_number_of_rows(flat, most_alone, alone, most_few, lambda x: few(x, matrix), many)
     return ops.reshape(found, (*ops.shape(x)[:-1], outputs))
 
 

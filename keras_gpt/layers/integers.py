@@ -12,6 +12,7 @@ its own beside them, and these are integers as well: an integer of 4 bits times 
 offset is one of 8 bits, and takes the same products.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -164,7 +165,11 @@ def int8_product(x: Any, matrix: Any, scale: Any) -> Any:
     Returns:
         (..., rows) in the dtype of `x`.
     """
-    return _product(x, [matrix], scale, _integer_product, lambda matrix: matrix, takes_floats=True)
+
+    def multiply(integer_product: Callable[..., Any], integers: Any, matrix: Any) -> Any:
+        return integer_product(integers, matrix)
+
+    return _product(x, [matrix], scale, multiply, lambda matrix: matrix, takes_floats=True)
 
 
 def int4_product(x: Any, packed: Any, multipliers: Any, offsets: Any, scale: Any) -> Any:
@@ -182,12 +187,18 @@ def int4_product(x: Any, packed: Any, multipliers: Any, offsets: Any, scale: Any
     """
     columns = x.shape[-1]
 
-    def multiply(integers: Any, packed: Any, multipliers: Any, offsets: Any) -> Any:
+    def multiply(
+        integer_product: Callable[..., Any],
+        integers: Any,
+        packed: Any,
+        multipliers: Any,
+        offsets: Any,
+    ) -> Any:
         width = packed.shape[1]
         integers = ops.pad(integers, [[0, 0], [0, 2 * width - columns]])
         low, high = _halves(packed, multipliers, offsets)
         # Two products: putting the halves side by side first costs a copy of the matrix.
-        return _integer_product(integers[:, :width], low) + _integer_product(
+        return integer_product(integers[:, :width], low) + integer_product(
             integers[:, width:], high
         )
 
@@ -211,9 +222,10 @@ def _product(
 ) -> Any:
     """Multiply by a matrix that lies in `stored`.
 
-    `multiply` gives the sums (n, rows) of (n, columns) int8 and what is stored, `widened` the integers
-    (rows, columns) that it stands for. Up to `ALONE` rows (one on a GPU) are multiplied one by one as
-    floats where it `takes_floats`, more as integers: by oneDNN a thousand, without it up to `_FEW`.
+    `multiply` gives the sums (n, rows), by a product of integers, of (n, columns) int8 and what is
+    stored, `widened` the integers (rows, columns) that it stands for. Up to `ALONE` rows (one on a GPU)
+    are multiplied one by one as floats where it `takes_floats`, more as integers: by oneDNN a thousand,
+    without it up to `_FEW`.
     Its gradient is that of the product of floats.
     """
     columns = x.shape[-1]
@@ -250,16 +262,20 @@ def _sums(
         # For one row XLA on a CPU widens the weights as it reads them, for many rows once for all.
         return _matmul_transposed(_laid_out(x, scale), ops.cast(widened(*stored), "float32"))
 
-    def as_integers(x: Any) -> Any:
-        return _in_parts(x, lambda integers: multiply(integers, *stored))
+    def as_integers(x: Any, integer_product: Callable[..., Any]) -> Any:
+        return _in_parts(x, lambda integers: multiply(integer_product, integers, *stored))
 
-    def one_row(x: Any) -> Any:
-        return as_integers(ops.reshape(x, (1, x.shape[1])))  # whose number of rows is known
-
-    alone = as_floats if takes_floats else one_row
+    by_xla = functools.partial(as_integers, integer_product=_integer_product)
+    if onednn.takes(x.shape[0], "int8"):
+        few = functools.partial(as_integers, integer_product=onednn.product)
+        most_few = onednn.MOST_ROWS["int8"] // _PARTS
+    else:
+        few, most_few = by_xla, _FEW
+    # One row of integers stays XLA's: it makes the matrix out of 4 bits while it reads it, where oneDNN
+    # would read it from memory once more.
+    alone = as_floats if takes_floats else by_xla
     most_alone = ALONE if takes_floats and is_on_cpu() else 1
-    most_few = onednn.MOST_ROWS["int8"] // _PARTS if onednn.takes(x.shape[0], "int8") else _FEW
-    return by_number_of_rows(x, most_alone, alone, most_few, as_integers, as_floats)
+    return by_number_of_rows(x, most_alone, alone, most_few, few, as_floats)
 
 
 def _laid_out(x: Any, scale: Any) -> Any:
@@ -290,13 +306,7 @@ def _in_parts(x: Any, multiply: Callable[[Any], Any]) -> Any:
 
 
 def _integer_product(integers: Any, matrix: Any) -> Any:
-    """Give the sums, (n, rows) int32, of (n, columns) and (rows, columns) int8.
-
-    For one row of inputs XLA makes the matrix out of 4 bits while it reads it; oneDNN would read it
-    from memory once more.
-    """
-    if integers.shape[0] != _PARTS and onednn.takes(integers.shape[0], "int8"):
-        return onednn.product(integers, matrix)
+    """Give the sums, (n, rows) int32, of (n, columns) and (rows, columns) int8."""
     return _matmul_transposed(integers, matrix, "int32")
 
 
