@@ -1,4 +1,4 @@
-"""The order in which a dense layer's matrix lies: one in memory, another in files."""
+"""The order in which a dense layer's matrix lies: one in memory, another in files, or in a copy."""
 
 from typing import Any
 
@@ -8,6 +8,14 @@ import numpy as np
 def lies_by_outputs(variable: Any) -> bool:
     """Say whether a variable of floats is (outputs, inputs); our `Dense` layers mark theirs so."""
     return getattr(variable, "lies_by_outputs", False)
+
+
+def may_be_reordered(variable: Any) -> bool:
+    """Say whether a variable is the matrix of a product that may read a copy in another order.
+
+    Layers mark their integers of 8 bits so; see `keras_gpt.onednn.reordered`.
+    """
+    return getattr(variable, "may_be_reordered", False)
 
 
 def as_in_files(variable: Any, value: np.ndarray) -> np.ndarray:

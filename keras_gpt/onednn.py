@@ -4,13 +4,16 @@ XLA's own products on a CPU use neither the instructions for integers of 8 bits 
 bfloat16. TensorFlow for Linux holds oneDNN, which does, and its XLA has a custom call for it.
 tests/benchmarks/RESULTS.md has the figures. `TF_ENABLE_ONEDNN_OPTS=0` in the environment turns it off,
 as it does for TensorFlow itself.
+
+oneDNN multiplies by blocks of a matrix, and lays them out anew in each call, which is a fifth of the
+time of few rows. Of a matrix that is multiplied again and again there may be a copy in that order.
 """
 
 import contextlib
 import functools
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -33,16 +36,25 @@ _SIZES = {
 MOST_ROWS = {dtype: sizes[-1] for dtype, sizes in _SIZES.items()}
 
 
+# A block has so many outputs and so many inputs, of which four lie side by side for each output.
+_BLOCK, _SIDE_BY_SIDE = 64, 4
+
+
+def _none(variable: Any) -> Any:
+    return None
+
+
 class _Thread(threading.local):
     is_traced_for_xla = False
     may_know_no_rows = False
+    find_reordered: Callable[[Any], Any] = staticmethod(_none)
 
 
 _thread = _Thread()
 
 
 @contextlib.contextmanager
-def _with(name: str, value: bool) -> Iterator[None]:
+def _with(name: str, value: Any) -> Iterator[None]:
     before = getattr(_thread, name)
     setattr(_thread, name, value)
     try:
@@ -67,6 +79,20 @@ def also_for_unknown_rows(wanted: bool = True) -> AbstractContextManager[None]:
     return _with("may_know_no_rows", wanted)
 
 
+def with_reordered(find: Callable[[Any], Any]) -> AbstractContextManager[None]:
+    """Say where copies of matrices in oneDNN's order are, for what this thread traces meanwhile.
+
+    Args:
+        find: takes a variable with a matrix; gives the copy, as from `reordered`, or None.
+    """
+    return _with("find_reordered", find)
+
+
+def find_reordered(variable: Any) -> Any:
+    """Give a copy of a variable's matrix, as from `reordered`, or None; see `with_reordered`."""
+    return _thread.find_reordered(variable)
+
+
 def is_for_unknown_rows() -> bool:
     """Say whether `also_for_unknown_rows` holds now."""
     return _thread.may_know_no_rows
@@ -89,7 +115,7 @@ def is_here(dtype: str) -> bool:
     return dtype in _INSTRUCTIONS and _works(dtype)
 
 
-def product(x: Any, matrix: Any) -> Any:
+def product(x: Any, matrix: Any, copy: Any = None) -> Any:
     """Multiply by a matrix that lies with each output's weights side by side: x Wᵀ.
 
     It has no gradient.
@@ -97,12 +123,14 @@ def product(x: Any, matrix: Any) -> Any:
     Args:
         x: (rows, inputs) int8 or bfloat16, for which `takes` is true; at most `MOST_ROWS`.
         matrix: (outputs, inputs) of the same dtype.
+        copy: what `reordered` made of the matrix, which is read in its place where the number of
+            rows is known.
 
     Returns:
         (rows, outputs): the sums, int32 of int8 and float32 of bfloat16.
     """
     if x.shape[0] is not None:
-        return _call(x, matrix)
+        return _call(x, matrix, copy)
     import tensorflow as tf
 
     count = tf.shape(x)[0]
@@ -116,13 +144,55 @@ def product(x: Any, matrix: Any) -> Any:
     return tf.switch_case(which, [functools.partial(filled_up, size) for size in sizes])
 
 
-def _call(x: Any, matrix: Any) -> Any:
+def reordered(matrix: np.ndarray) -> np.ndarray:
+    """Lay a matrix out as oneDNN multiplies it, by its format `BA16a64b4a`.
+
+    Behind it lie the sums of each output's weights times -128: oneDNN adds 128 to the integers that
+    it multiplies by them, to have none below 0.
+
+    Args:
+        matrix: (outputs, inputs) int8.
+
+    Returns:
+        (bytes,) int8.
+    """
+    outputs, inputs = matrix.shape
+    filled_up = np.pad(matrix, ((0, -outputs % _BLOCK), (0, -inputs % _BLOCK)))
+    words = filled_up.view("int32").reshape(
+        len(filled_up) // _BLOCK, _BLOCK, -1, _BLOCK // _SIDE_BY_SIDE
+    )
+    blocks = words.transpose(0, 2, 3, 1).reshape(-1)
+    return np.concatenate([blocks, filled_up.sum(axis=1, dtype="int32") * -128]).view("int8")
+
+
+@functools.cache
+def takes_reordered() -> bool:
+    """Say whether this processor's oneDNN multiplies int8 in the order that `reordered` gives."""
+    if not is_here("int8"):
+        return False
+    import tensorflow as tf
+
+    # More than one block on both sides, the last ones not full.
+    matrix = (np.arange(150 * 130) * 37 % 256 - 128).astype("int8").reshape(150, 130)
+    x = (np.arange(9 * 130) * 53 % 256 - 128).astype("int8").reshape(9, 130)
+    with tf.init_scope():
+        found = tf.function(product, jit_compile=True, autograph=False)(
+            *map(tf.constant, (x, matrix, reordered(matrix)))
+        )
+        return np.array_equal(found, x.astype("int32") @ matrix.T.astype("int32"))
+
+
+def _call(x: Any, matrix: Any, copy: Any = None) -> Any:
     from tensorflow.compiler.tf2xla.ops.gen_xla_ops import xla_custom_call_v2
 
+    if copy is None:
+        config = '{"transpose_b": true}'
+    else:
+        config = '{"optimization_config": {"weights_prepacked": true}}'
     (sums,) = xla_custom_call_v2(
-        [x, matrix],
+        [x, matrix if copy is None else copy],
         call_target_name="__onednn$matmul",
-        backend_config='{"onednn_matmul_config": {"transpose_b": true}}',
+        backend_config=f'{{"onednn_matmul_config": {config}}}',
         has_side_effect=False,
         result_dtypes=[_SUMS[keras.backend.standardize_dtype(x.dtype)]],
         result_shapes=[(x.shape[0], matrix.shape[0])],

@@ -16,7 +16,10 @@ from keras import ops
 
 from keras_gpt.generation.compiled import assembled, compiled
 from keras_gpt.generation.protocol import Decoder
+from keras_gpt.generation.reordered import ReorderedMatrices
 from keras_gpt.key_values import BlockInputs, KeyValues
+from keras_gpt.matrix_order import may_be_reordered
+from keras_gpt.onednn import with_reordered
 
 _MOST_GROUPS = 4
 # So many blocks are compiled at once in acceptable time.
@@ -28,10 +31,11 @@ class LayerGroups:
 
     Args:
         model: its blocks.
+        copies: of its matrices, which batches read.
     """
 
-    def __init__(self, model: Decoder) -> None:
-        self._model = model
+    def __init__(self, model: Decoder, copies: ReorderedMatrices) -> None:
+        self._model, self._copies = model, copies
         self._prefill_inputs = compiled(model.prefill_inputs, model)
         self._step_inputs = compiled(self._inputs_of_step, model)
         forms = [_form(model, layer) for layer in range(len(model.blocks))]
@@ -53,7 +57,8 @@ class LayerGroups:
         inputs = self._prefill_inputs(token_ids, lengths)
         kept: list[KeyValues] = []
         for layers, programs in self._groups:
-            states, some = programs.prefill(_values(self._model, layers), inputs)
+            values = self._values(layers, token_ids.shape[0])
+            states, some = programs.prefill(values, inputs)
             inputs = inputs._replace(states=states)
             kept += some
         return inputs.states, kept
@@ -73,8 +78,9 @@ class LayerGroups:
         is_one_token = tuple(token_ids.shape) == (1, 1)
         for layers, programs in self._for_one_token if is_one_token else self._groups:
             part = slice(layers.start, layers.stop)
+            values = self._values(layers, token_ids.shape[0])
             states, some = programs.step(
-                _values(self._model, layers), inputs, slots, list(past[part]), list(recent[part])
+                values, inputs, slots, list(past[part]), list(recent[part])
             )
             inputs = inputs._replace(states=states)
             kept += some
@@ -85,6 +91,14 @@ class LayerGroups:
     ) -> BlockInputs:
         sizes = [ops.shape(keys)[2] for keys in past_keys]
         return self._model.step_inputs(token_ids, lengths, slots, sizes, ops.shape(recent_keys)[2])
+
+    def _values(self, layers: Sequence[int], batch: Any) -> list[list[Any]]:
+        """Give what the program of a group of blocks reads: weights, and copies where there are."""
+        weights = [self._model.blocks[layer].weights for layer in layers]
+        return [
+            [*(ops.convert_to_tensor(each.value) for each in own), *self._copies.of(own, batch)]
+            for own in weights
+        ]
 
 
 class _Programs(NamedTuple):
@@ -119,25 +133,27 @@ def _programs(model: Decoder, runs: Sequence[_Programs]) -> _Programs:
 
 
 def _block(model: Decoder, layer: int) -> _Programs:
-    """Make the passes of a block, with its weights as the first argument, traced once for all groups."""
+    """Make the passes of a block, with its weights as the first argument, traced once for all groups.
+
+    Behind the weights there may be copies of its matrices.
+    """
     variables = model.blocks[layer].weights
+    with_copies = [id(each) for each in variables if may_be_reordered(each)]
 
     def with_values(run: Callable[..., Any]) -> Callable[..., Any]:
         def function(values: Sequence[Any], *args: Any) -> Any:
-            mapping = list(zip(variables, values, strict=True))
-            with keras.StatelessScope(state_mapping=mapping):
+            weights, copies = values[: len(variables)], values[len(variables) :]
+            mapping = list(zip(variables, weights, strict=True))
+            found = dict(zip(with_copies, copies, strict=bool(copies)))
+            with (
+                keras.StatelessScope(state_mapping=mapping),
+                with_reordered(lambda variable: found.get(id(variable))),
+            ):
                 return run([layer], *args)
 
         return assembled(function, model)
 
     return _Programs(with_values(model.prefill_blocks), with_values(model.step_blocks))
-
-
-def _values(model: Decoder, layers: Sequence[int]) -> list[list[Any]]:
-    return [
-        [ops.convert_to_tensor(weight.value) for weight in model.blocks[layer].weights]
-        for layer in layers
-    ]
 
 
 def _form(model: Decoder, layer: int) -> Any:

@@ -27,6 +27,7 @@ from keras_gpt.generation.compiled import (
 from keras_gpt.generation.control import choose_controlled
 from keras_gpt.generation.layer_groups import LayerGroups
 from keras_gpt.generation.protocol import Decoder
+from keras_gpt.generation.reordered import ReorderedMatrices
 from keras_gpt.generation.rows import place, tensor
 from keras_gpt.generation.sampling import Sampling, choose, probabilities
 from keras_gpt.key_values import KeyValues, put_in_ring
@@ -88,14 +89,16 @@ class DecodeSteps:
 
         # Elsewhere a function is compiled whole, whatever it is made of.
         is_grouped = keras.backend.backend() == "tensorflow"
-        blocks = LayerGroups(model) if is_grouped else model
+        self.copies = copies = ReorderedMatrices()
+        blocks = LayerGroups(model, copies) if is_grouped else model
         put_in_ring_, place_ = compiled_for_all(put_in_ring), compiled_for_all(place)
 
         def logits_at(states: Any, places: Any) -> Any:
             """Give (batch, count, known) logits after the tokens at `places`, (batch, count)."""
             wanted = ops.take_along_axis(states, ops.expand_dims(places, 2), axis=1)
             flat = ops.reshape(wanted, (-1, states.shape[-1]))  # (batch * count, embedding_dim)
-            logits = model.next_logits(flat)[:, :known]
+            with copies.read_by(states.shape[0]):
+                logits = model.next_logits(flat)[:, :known]
             return ops.reshape(logits, (*ops.shape(places), known))
 
         def logits_of_last(states: Any, counts: Any) -> Any:
@@ -261,4 +264,5 @@ def _logprobs(logits: Any, tokens: Any) -> tuple[Any, Any, Any]:
 def decode_steps(model: Decoder) -> DecodeSteps:
     """Give the model's compiled functions, made on first use and kept with it."""
     steps: DecodeSteps = kept_with(model, "_decode_steps", lambda: DecodeSteps(model))
+    steps.copies.renew()
     return steps

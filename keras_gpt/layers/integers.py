@@ -159,17 +159,20 @@ def int8_product(x: Any, matrix: Any, scale: Any) -> Any:
 
     Args:
         x: (..., columns) float.
-        matrix: (rows, columns) int8.
+        matrix: (rows, columns) int8; of a variable a copy may be read, see `onednn.with_reordered`.
         scale: (rows,) float, what one step of each row stands for.
 
     Returns:
         (..., rows) in the dtype of `x`.
     """
+    by_onednn = functools.partial(onednn.product, copy=onednn.find_reordered(matrix))
 
     def multiply(integer_product: Callable[..., Any], integers: Any, matrix: Any) -> Any:
         return integer_product(integers, matrix)
 
-    return _product(x, [matrix], scale, multiply, lambda matrix: matrix, takes_floats=True)
+    return _product(
+        x, [matrix], scale, multiply, lambda matrix: matrix, by_onednn, takes_floats=True
+    )
 
 
 def int4_product(x: Any, packed: Any, multipliers: Any, offsets: Any, scale: Any) -> Any:
@@ -208,6 +211,7 @@ def int4_product(x: Any, packed: Any, multipliers: Any, offsets: Any, scale: Any
         scale,
         multiply,
         lambda packed, multipliers, offsets: unpacked(packed, multipliers, offsets, columns),
+        onednn.product,
         takes_floats=False,  # the whole matrix of them would be written and read again
     )
 
@@ -218,14 +222,15 @@ def _product(
     scale: Any,
     multiply: Callable[..., Any],
     widened: Callable[..., Any],
+    by_onednn: Callable[..., Any],
     takes_floats: bool,
 ) -> Any:
     """Multiply by a matrix that lies in `stored`.
 
     `multiply` gives the sums (n, rows), by a product of integers, of (n, columns) int8 and what is
     stored, `widened` the integers (rows, columns) that it stands for. Up to `ALONE` rows (one on a GPU)
-    are multiplied one by one as floats where it `takes_floats`, more as integers: by oneDNN a thousand,
-    without it up to `_FEW`.
+    are multiplied one by one as floats where it `takes_floats`, more as integers: a thousand where
+    `by_onednn` can be called, else up to `_FEW`.
     Its gradient is that of the product of floats.
     """
     columns = x.shape[-1]
@@ -233,7 +238,7 @@ def _product(
     @ops.custom_gradient
     def product(x: Any, scale: Any, *stored: Any) -> Any:
         flat = ops.reshape(ops.cast(x, "float32"), (-1, columns))
-        sums = _sums(flat, stored, scale, multiply, widened, takes_floats)
+        sums = _sums(flat, stored, scale, multiply, widened, by_onednn, takes_floats)
         result = ops.cast(sums * ops.cast(scale, "float32"), x.dtype)
         result = ops.reshape(result, (*ops.shape(x)[:-1], scale.shape[0]))
 
@@ -254,6 +259,7 @@ def _sums(
     scale: Any,
     multiply: Callable[..., Any],
     widened: Callable[..., Any],
+    by_onednn: Callable[..., Any],
     takes_floats: bool,
 ) -> Any:
     """Give x Wᵀ, (n, rows) float32, of (n, columns) float32 and the integers of W."""
@@ -267,7 +273,7 @@ def _sums(
 
     by_xla = functools.partial(as_integers, integer_product=_integer_product)
     if onednn.takes(x.shape[0], "int8"):
-        few = functools.partial(as_integers, integer_product=onednn.product)
+        few = functools.partial(as_integers, integer_product=by_onednn)
         most_few = onednn.MOST_ROWS["int8"] // _PARTS
     else:
         few, most_few = by_xla, _FEW

@@ -96,6 +96,7 @@ class RoundedMatrices(keras.layers.Layer):
     def _int8_build(self, shape: Any, config: Any = None) -> None:
         for name, matrix in self.matrices().items():
             self._add_integers(matrix.attribute, name, _as_stored(matrix))
+            getattr(self, matrix.attribute).may_be_reordered = True  # see `matrix_order`
             self._add_scale(name, matrix)
 
     def _int4_build(self, shape: Any, config: Any = None) -> None:
