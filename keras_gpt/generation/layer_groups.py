@@ -3,8 +3,8 @@
 XLA compiles each block of a model anew, though all of them compute the same with other weights. Here
 the program of a group of blocks takes their weights as arguments, and is called for one group after
 the other: a model of 30 blocks is compiled as fast as one of 10. Each call costs a little, so groups
-are few (tests/benchmarks/RESULTS.md has the figures). For a step of one row, where it costs most,
-blocks that are few go into one program.
+are few (tests/benchmarks/RESULTS.md has the figures). For a step of one token a row, where it costs
+most, blocks that are few go into one program.
 """
 
 import functools
@@ -75,8 +75,7 @@ class LayerGroups:
         first = recent[0].keys
         inputs = self._step_inputs(token_ids, lengths, slots, [each.keys for each in past], first)
         kept: list[KeyValues] = []
-        is_one_token = tuple(token_ids.shape) == (1, 1)
-        for layers, programs in self._for_one_token if is_one_token else self._groups:
+        for layers, programs in self._for_one_token if token_ids.shape[1] == 1 else self._groups:
             part = slice(layers.start, layers.stop)
             values = self._values(layers, token_ids.shape[0])
             states, some = programs.step(
