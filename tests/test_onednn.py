@@ -1,5 +1,6 @@
 """oneDNN's products beside NumPy's, and when they are used."""
 
+import os
 import threading
 
 import keras
@@ -7,14 +8,21 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from gpt_cases import make_gpt, random_ids
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from keras_gpt import onednn
 from keras_gpt.generation.compiled import compiled_for_all
 from keras_gpt.layers import few_rows
 from keras_gpt.layers.integers import int4_product, int8_product, rounded, rounded_4, unpacked
-from keras_gpt.onednn import also_for_unknown_rows, product, takes, traced_for_xla
+from keras_gpt.onednn import (
+    also_for_unknown_rows,
+    product,
+    reordered,
+    takes,
+    takes_reordered,
+    traced_for_xla,
+)
 
 
 def can(dtype: str) -> bool:
@@ -33,9 +41,14 @@ NEEDS = {
 @pytest.fixture
 def asked_anew():
     """What is found out once for a process is found out again, and again after the test."""
-    onednn._works.cache_clear()
-    yield
-    onednn._works.cache_clear()
+
+    def forget():
+        onednn._works.cache_clear()
+        takes_reordered.cache_clear()
+
+    forget()
+    yield forget
+    forget()
 
 
 @NEEDS["int8"]
@@ -55,6 +68,32 @@ def test_the_largest_sums_are_exact():
     x, matrix = np.full((3, 6144), -128, "int8"), np.full((5, 6144), -128, "int8")
     found = tf.function(product, jit_compile=True)(x, matrix)
     np.testing.assert_array_equal(found, np.full((3, 5), 6144 * 128 * 128))
+
+
+@NEEDS["int8"]
+@settings(max_examples=15, deadline=None)
+@given(st.integers(1, 70), st.integers(1, 200), st.integers(0, 200), st.integers(0, 9))
+def test_a_copy_in_onednn_s_own_order_gives_the_same(rows, inputs, more, seed):
+    outputs = 64 * (os.cpu_count() or 1) + more  # with fewer it takes another order
+    assume(takes_reordered(rows, outputs, inputs))
+    rng = np.random.default_rng(seed)
+    x = rng.integers(-128, 128, (rows, inputs), "int8")
+    matrix = rng.integers(-128, 128, (outputs, inputs), "int8")
+    found = tf.function(product, jit_compile=True)(x, matrix, reordered(matrix))
+    np.testing.assert_array_equal(found, x.astype(int) @ matrix.T.astype(int))
+
+
+@NEEDS["int8"]
+def test_no_copy_is_read_where_onednn_has_another_order(asked_anew, monkeypatch):
+    real = onednn.reordered
+    monkeypatch.setattr(onednn, "reordered", lambda matrix: real(matrix)[::-1].copy())
+    assert not takes_reordered(24, 4096, 64)
+
+
+@NEEDS["int8"]
+def test_no_copy_is_read_where_threads_are_more_than_blocks(asked_anew, monkeypatch):
+    monkeypatch.setattr(onednn.os, "cpu_count", lambda: 64)  # oneDNN takes smaller blocks then
+    assert not takes_reordered(24, 64 * 64 - 1, 64)
 
 
 @NEEDS["bfloat16"]
@@ -109,7 +148,7 @@ def test_only_what_is_traced_for_xla_with_known_rows_takes_it():
 @NEEDS["int8"]
 @pytest.mark.parametrize("missing", ["instructions", "call", "gpu", "wanted"])
 def test_where_it_cannot_run_it_is_not_taken(asked_anew, monkeypatch, missing):
-    def unknown(*_):
+    def unknown(*_, **__):
         raise tf.errors.UnimplementedError(None, None, "no such custom call")
 
     if missing == "instructions":
@@ -136,14 +175,14 @@ def test_a_model_answers_as_it_does_without(asked_anew, monkeypatch, kind):
     calls = []
     real = onednn.product
 
-    def counted(x, matrix):
-        calls.append(x.shape)
-        return real(x, matrix)
+    def counted(x, matrix, copy=None):
+        calls.append(x.shape[0])
+        return real(x, matrix, copy)
 
     monkeypatch.setattr(onednn, "product", counted)
 
     def answers():
-        onednn._works.cache_clear()
+        asked_anew()
         keras.utils.set_random_seed(0)
         gpt = make_gpt(dtype="bfloat16" if kind == "bfloat16" else "float32")
         if kind != "bfloat16":
@@ -152,8 +191,8 @@ def test_a_model_answers_as_it_does_without(asked_anew, monkeypatch, kind):
         return gpt.generate(prompts, max_new_tokens=8, temperature=0, details=True, logprobs=3)
 
     with_it = answers()
-    rows = {shape[0] for shape in calls}  # of steps, and of prompts; of int8 three integers each
-    assert rows >= ({8, 8 * 32} if kind == "bfloat16" else {3 * 8, 3 * 8 * 32})
+    # Rows of steps, and of prompts; of int8 three integers each.
+    assert set(calls) >= ({8, 8 * 32} if kind == "bfloat16" else {3 * 8, 3 * 8 * 32})
     monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "0")
     atol = 0.1 if kind == "bfloat16" else 1e-4
     for found, wanted in zip(with_it, answers(), strict=True):

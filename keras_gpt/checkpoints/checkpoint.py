@@ -145,6 +145,8 @@ def _assign(variable: Any, value: np.ndarray) -> None:
                     strides=[1],
                     value=tf.cast(block, variable.dtype),
                 )
+            # After an assignment of a part each reading would give a copy of the whole.
+            tf.raw_ops.DisableCopyOnRead(resource=variable.value.handle)
             return
     variable.assign(value)
 

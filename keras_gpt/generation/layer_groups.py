@@ -22,8 +22,10 @@ from keras_gpt.matrix_order import may_be_reordered
 from keras_gpt.onednn import with_reordered
 
 _MOST_GROUPS = 4
-# So many blocks are compiled at once in acceptable time.
+# So many blocks are compiled at once in acceptable time; for an exported model, whose graph has a
+# branch for each number of rows, half as many.
 _FEW_BLOCKS = 12
+_MOST_GROUPS_OF_UNKNOWN_ROWS = 2
 
 
 class LayerGroups:
@@ -31,7 +33,7 @@ class LayerGroups:
 
     Args:
         model: its blocks.
-        copies: of its matrices, which batches read.
+        copies: of its matrices, which steps of a batch read.
     """
 
     def __init__(self, model: Decoder, copies: ReorderedMatrices) -> None:
@@ -49,16 +51,17 @@ class LayerGroups:
             cut = _groups(forms, most)
             return [(layers, programs(*forms[layers.start : layers.stop])) for layers in cut]
 
-        self._groups = in_groups(_MOST_GROUPS)
-        self._for_one_token = in_groups(1) if len(forms) <= _FEW_BLOCKS else self._groups
+        self._groups = self._for_one_token = self._for_unknown_rows = in_groups(_MOST_GROUPS)
+        if len(forms) <= _FEW_BLOCKS:
+            self._for_one_token = in_groups(1)
+            self._for_unknown_rows = in_groups(_MOST_GROUPS_OF_UNKNOWN_ROWS)
 
     def prefill(self, token_ids: Any, lengths: Any) -> tuple[Any, list[KeyValues]]:
         """Read prompts; see `GPT.prefill`."""
         inputs = self._prefill_inputs(token_ids, lengths)
         kept: list[KeyValues] = []
         for layers, programs in self._groups:
-            values = self._values(layers, token_ids.shape[0])
-            states, some = programs.prefill(values, inputs)
+            states, some = programs.prefill(self._values(layers), inputs)
             inputs = inputs._replace(states=states)
             kept += some
         return inputs.states, kept
@@ -75,9 +78,11 @@ class LayerGroups:
         first = recent[0].keys
         inputs = self._step_inputs(token_ids, lengths, slots, [each.keys for each in past], first)
         kept: list[KeyValues] = []
-        for layers, programs in self._for_one_token if token_ids.shape[1] == 1 else self._groups:
+        rows, new = token_ids.shape
+        one_token = self._for_unknown_rows if rows is None else self._for_one_token
+        for layers, programs in one_token if new == 1 else self._groups:
             part = slice(layers.start, layers.stop)
-            values = self._values(layers, token_ids.shape[0])
+            values = self._values(layers, rows if new == 1 else None)
             states, some = programs.step(
                 values, inputs, slots, list(past[part]), list(recent[part])
             )
@@ -91,11 +96,11 @@ class LayerGroups:
         sizes = [ops.shape(keys)[2] for keys in past_keys]
         return self._model.step_inputs(token_ids, lengths, slots, sizes, ops.shape(recent_keys)[2])
 
-    def _values(self, layers: Sequence[int], batch: Any) -> list[list[Any]]:
-        """Give what the program of a group of blocks reads: weights, and copies where there are."""
+    def _values(self, layers: Sequence[int], rows: int | None = None) -> list[list[Any]]:
+        """Give what the program of a group of blocks reads: weights, and copies for so many rows."""
         weights = [self._model.blocks[layer].weights for layer in layers]
         return [
-            [*(ops.convert_to_tensor(each.value) for each in own), *self._copies.of(own, batch)]
+            [*(ops.convert_to_tensor(each.value) for each in own), *self._copies.of(own, rows)]
             for own in weights
         ]
 
@@ -134,16 +139,16 @@ def _programs(model: Decoder, runs: Sequence[_Programs]) -> _Programs:
 def _block(model: Decoder, layer: int) -> _Programs:
     """Make the passes of a block, with its weights as the first argument, traced once for all groups.
 
-    Behind the weights there may be copies of its matrices.
+    Behind the weights are copies of its matrices, or None.
     """
     variables = model.blocks[layer].weights
-    with_copies = [id(each) for each in variables if may_be_reordered(each)]
+    copied = [id(each) for each in variables if may_be_reordered(each)]
 
     def with_values(run: Callable[..., Any]) -> Callable[..., Any]:
         def function(values: Sequence[Any], *args: Any) -> Any:
             weights, copies = values[: len(variables)], values[len(variables) :]
             mapping = list(zip(variables, weights, strict=True))
-            found = dict(zip(with_copies, copies, strict=bool(copies)))
+            found = dict(zip(copied, copies, strict=True))
             with (
                 keras.StatelessScope(state_mapping=mapping),
                 with_reordered(lambda variable: found.get(id(variable))),

@@ -1,23 +1,29 @@
-"""Copies of a model's int8 matrices in the order that oneDNN multiplies, which batches are read with.
+"""Copies of a model's int8 matrices in the order that oneDNN multiplies by, for steps of a batch.
 
-A batch multiplies by every matrix at each step, and oneDNN would lay each of them out anew. So the
-first batch leaves a copy of each beside the model, as large as it. A few rows do without: they are
-multiplied as floats (`keras_gpt/layers/integers.py`).
+A step multiplies a few rows by every matrix, and oneDNN would lay each of them out anew. So the first
+step of a batch leaves a copy of each beside the model, as large as it. Up to four rows do without:
+they are multiplied as floats (`keras_gpt/layers/integers.py`).
 """
 
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
 
 from keras_gpt.matrix_order import may_be_reordered
-from keras_gpt.onednn import is_for_unknown_rows, reordered, takes_reordered, with_reordered
+from keras_gpt.onednn import (
+    PARTS,
+    is_for_unknown_rows,
+    reordered,
+    takes_reordered,
+    with_reordered,
+)
 
 # Of the powers of two that batches have, the smallest that is multiplied as integers.
-_SMALLEST_BATCH = 8
+SMALLEST_BATCH = 8
 
 
 class _Copy:
@@ -27,27 +33,28 @@ class _Copy:
         import tensorflow as tf
 
         self._variable = variable
-        self._value = self._read()
-        self.copy = tf.Variable(reordered(_array(self._value)), trainable=False)
+        self._value, self._address = self._read()
+        self.copy = tf.Variable(reordered(np.asarray(memoryview(self._value))), trainable=False)
 
     def renew(self) -> None:
         """Make it again where the variable has another value.
 
         TensorFlow never writes into what somebody else holds: another value lies elsewhere.
         """
-        value = self._read()
-        if _array(value).ctypes.data != _array(self._value).ctypes.data:
-            self.copy.assign(reordered(_array(value)))
-            self._value = value
+        value, address = self._read()
+        if address != self._address:
+            self.copy.assign(reordered(np.asarray(memoryview(value))))
+            self._value, self._address = value, address
 
-    def _read(self) -> Any:
+    def _read(self) -> tuple[Any, int]:
         import tensorflow as tf
 
-        return tf.convert_to_tensor(self._variable.value)
+        value = tf.convert_to_tensor(self._variable.value)
+        return value, np.asarray(memoryview(value)).__array_interface__["data"][0]
 
 
 class ReorderedMatrices:
-    """The copies of one model, each made when a batch first asks for it."""
+    """The copies of one model, each made when a step of a batch first asks for it."""
 
     def __init__(self) -> None:
         self._copies: dict[int, _Copy] = {}
@@ -55,49 +62,39 @@ class ReorderedMatrices:
 
     def renew(self) -> None:
         """Make copies again of what was changed since."""
-        for copy in list(self._copies.values()):
-            copy.renew()
+        with self._making:
+            for copy in self._copies.values():
+                copy.renew()
 
-    def of(self, variables: Sequence[Any], batch: Any) -> list[Any]:
-        """Give the copies of those variables that have one, for a batch of so many rows.
+    def of(self, variables: Sequence[Any], rows: int | None) -> list[Any]:
+        """Give the copies of matrices, or None for what has none.
 
         Args:
             variables: in which those of matrices may be; see `may_be_reordered`.
-            batch: how many rows; None, or few, have none.
+            rows: how many are multiplied; None, or few, have no copies.
 
         Returns:
-            Tensors, in the order of the variables.
+            One for each that may be reordered.
         """
-        if not self._are_worth(batch):
-            return []
-        return [self._find(each) for each in variables if may_be_reordered(each)]
+        return [self._find(each, rows) for each in variables if may_be_reordered(each)]
 
-    def read_by(self, batch: Any) -> AbstractContextManager[None]:
-        """Let what this thread traces meanwhile read copies, where a batch of so many rows has any."""
-        return with_reordered(self._find) if self._are_worth(batch) else nullcontext()
+    def read_by(self, rows: int | None) -> AbstractContextManager[None]:
+        """Let what this thread traces meanwhile read copies, where so many rows have any."""
+        return with_reordered(lambda variable: self._find(variable, rows))
 
-    def _are_worth(self, batch: Any) -> bool:
-        return (
-            isinstance(batch, int)
-            and batch >= _SMALLEST_BATCH
-            and not is_for_unknown_rows()
-            and takes_reordered()
-        )
-
-    def _find(self, variable: Any) -> Any:
+    def _find(self, variable: Any, rows: int | None) -> Any:
+        if not may_be_reordered(variable) or is_for_unknown_rows():
+            return None
+        if rows is None or rows < SMALLEST_BATCH:
+            return None
+        if not takes_reordered(PARTS * rows, *variable.shape):
+            return None
         import tensorflow as tf
 
-        if not may_be_reordered(variable):
-            return None
         with self._making:
             if id(variable) not in self._copies:
                 # In another thread: while TensorFlow traces a function in this one, it lets it make
                 # no variables.
                 with ThreadPoolExecutor(1) as thread:
                     self._copies[id(variable)] = thread.submit(_Copy, variable).result()
-        return tf.convert_to_tensor(self._copies[id(variable)].copy)
-
-
-def _array(value: Any) -> np.ndarray:
-    """Give a tensor's numbers where they lie."""
-    return np.asarray(memoryview(value))
+            return tf.convert_to_tensor(self._copies[id(variable)].copy)

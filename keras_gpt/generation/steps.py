@@ -81,6 +81,7 @@ class DecodeSteps:
         choose_controlled: chooses from logits that are changed first.
         logprobs: gives log P of chosen tokens, and the most probable ones.
         score: gives -log P of each next token.
+        copies: of int8 matrices; `decode_steps` makes them again where weights were changed.
     """
 
     def __init__(self, model: Decoder) -> None:
@@ -97,7 +98,7 @@ class DecodeSteps:
             """Give (batch, count, known) logits after the tokens at `places`, (batch, count)."""
             wanted = ops.take_along_axis(states, ops.expand_dims(places, 2), axis=1)
             flat = ops.reshape(wanted, (-1, states.shape[-1]))  # (batch * count, embedding_dim)
-            with copies.read_by(states.shape[0]):
+            with copies.read_by(flat.shape[0] if states.shape[1] == 1 else None):
                 logits = model.next_logits(flat)[:, :known]
             return ops.reshape(logits, (*ops.shape(places), known))
 
@@ -262,7 +263,10 @@ def _logprobs(logits: Any, tokens: Any) -> tuple[Any, Any, Any]:
 
 
 def decode_steps(model: Decoder) -> DecodeSteps:
-    """Give the model's compiled functions, made on first use and kept with it."""
+    """Give the model's compiled functions, made on first use and kept with it.
+
+    They are to be asked for again where weights may have been changed.
+    """
     steps: DecodeSteps = kept_with(model, "_decode_steps", lambda: DecodeSteps(model))
     steps.copies.renew()
     return steps

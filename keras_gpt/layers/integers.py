@@ -31,9 +31,6 @@ _LARGEST_4 = 15
 _TINY = float(np.finfo("float32").tiny)
 # Up to so many rows XLA's integer product on a CPU is faster than widening the matrix for one of floats.
 _FEW = 32
-# So many integers stand for an input. Of SmolLM2's logits two leave an error of 1e-2 of their standard
-# deviation, three one of 1e-5, as float32 does.
-_PARTS = 3
 _AT_ONCE = 1 << 20  # numbers of a matrix that are rounded, which takes several copies of them
 
 
@@ -274,7 +271,7 @@ def _sums(
     by_xla = functools.partial(as_integers, integer_product=_integer_product)
     if onednn.takes(x.shape[0], "int8"):
         few = functools.partial(as_integers, integer_product=by_onednn)
-        most_few = onednn.MOST_ROWS["int8"] // _PARTS
+        most_few = onednn.MOST_ROWS["int8"] // onednn.PARTS
     else:
         few, most_few = by_xla, _FEW
     # One row of integers stays XLA's: it makes the matrix out of 4 bits while it reads it, where oneDNN
@@ -301,11 +298,11 @@ def _in_parts(x: Any, multiply: Callable[[Any], Any]) -> Any:
     """
     rest, steps = _scaled(x)
     parts = []
-    for _ in range(_PARTS):
+    for _ in range(onednn.PARTS):
         parts.append(ops.round(rest))
         rest = (rest - parts[-1]) * (2 * _LARGEST)
     sums = ops.cast(multiply(ops.cast(ops.concatenate(parts), "int8")), "float32")
-    total, *others = ops.split(sums, _PARTS)
+    total, *others = ops.split(sums, onednn.PARTS)
     for place, part in enumerate(others, 1):
         total = total + part / (2 * _LARGEST) ** place
     return total * steps

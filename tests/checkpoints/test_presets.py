@@ -211,6 +211,16 @@ def test_weights_that_are_set_in_blocks_are_the_same(
     _assert_equal_weights(GPT.from_preset(tmp_path / name, dtype="bfloat16"), half)
 
 
+def test_weights_that_were_set_in_blocks_are_not_copied_at_each_reading(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("keras_gpt.checkpoints.checkpoint._BLOCK", 1000)
+    variable = GPT.from_preset(folder).token_embedding.weights[0]
+    readings = [keras.ops.convert_to_tensor(variable.value) for _ in range(2)]
+    first, second = (np.asarray(memoryview(each)).ctypes.data for each in readings)  # type: ignore[call-overload]
+    assert first == second
+
+
 def test_weights_come_into_mirrored_variables_too(
     folder: Path, gpt: GPT, monkeypatch: pytest.MonkeyPatch
 ) -> None:
