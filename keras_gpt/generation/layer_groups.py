@@ -79,10 +79,12 @@ class LayerGroups:
         inputs = self._step_inputs(token_ids, lengths, slots, [each.keys for each in past], first)
         kept: list[KeyValues] = []
         rows, new = token_ids.shape
-        one_token = self._for_unknown_rows if rows is None else self._for_one_token
-        for layers, programs in one_token if new == 1 else self._groups:
+        groups = self._for_unknown_rows if rows is None else self._for_one_token
+        if new != 1:  # more tokens a row read no copies
+            groups, rows = self._groups, None
+        for layers, programs in groups:
             part = slice(layers.start, layers.stop)
-            values = self._values(layers, rows if new == 1 else None)
+            values = self._values(layers, rows)
             states, some = programs.step(
                 values, inputs, slots, list(past[part]), list(recent[part])
             )
