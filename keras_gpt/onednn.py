@@ -23,8 +23,9 @@ import numpy as np
 
 from keras_gpt.processor import instructions, is_on_cpu
 
-# What a processor must have for it to be faster than XLA's own.
-_INSTRUCTIONS = {"int8": "avx512_vnni", "bfloat16": "avx512_bf16"}
+# What a processor must have, by Linux's names. Without it the call gives wrong sums of int8, or ends the
+# process where there is no AVX-512 either.
+INSTRUCTIONS = {"int8": "avx512_vnni", "bfloat16": "avx512_bf16"}
 _SUMS = {"int8": "int32", "bfloat16": "float32"}
 
 # So many integers of 8 bits stand for an input of a product. Of SmolLM2's logits two leave an error of
@@ -47,7 +48,7 @@ _BLOCK, _SIDE_BY_SIDE = 64, 4
 
 class _Thread(threading.local):
     is_traced_for_xla = False
-    may_know_no_rows = False
+    is_for_server = False
     find_reordered: Any = None
 
 
@@ -69,15 +70,17 @@ def traced_for_xla() -> AbstractContextManager[None]:
     return _with("is_traced_for_xla", True)
 
 
-def also_for_unknown_rows(wanted: bool = True) -> AbstractContextManager[None]:
-    """Say that `takes` may be true of a number of rows that is not known while it is traced.
+def is_traced_for_xla() -> bool:
+    """Say whether `traced_for_xla` holds now."""
+    return _thread.is_traced_for_xla
 
-    A SavedModel is so. A TensorFlow without the custom call can then not run what was traced.
 
-    Args:
-        wanted: whether to say it at all.
+def traced_for_server() -> AbstractContextManager[None]:
+    """Say that a server runs what this thread traces meanwhile, if it finds that it has oneDNN.
+
+    Then `takes` asks nothing of this machine, and is true of a number of rows that is not known yet.
     """
-    return _with("may_know_no_rows", wanted)
+    return _with("is_for_server", True)
 
 
 def with_reordered(find: Callable[[Any], Any]) -> AbstractContextManager[None]:
@@ -94,9 +97,9 @@ def find_reordered(variable: Any) -> Any:
     return _thread.find_reordered and _thread.find_reordered(variable)
 
 
-def is_for_unknown_rows() -> bool:
-    """Say whether `also_for_unknown_rows` holds now."""
-    return _thread.may_know_no_rows
+def is_for_server() -> bool:
+    """Say whether `traced_for_server` holds now."""
+    return _thread.is_for_server
 
 
 def takes(rows: int | None, dtype: str) -> bool:
@@ -106,14 +109,27 @@ def takes(rows: int | None, dtype: str) -> bool:
         rows: how many, or None where it is not known yet.
         dtype: of both sides.
     """
-    if rows is None and not _thread.may_know_no_rows:
+    if not _thread.is_traced_for_xla:
         return False
-    return _thread.is_traced_for_xla and is_here(dtype)
+    if _thread.is_for_server:
+        return dtype in INSTRUCTIONS
+    return rows is not None and is_here(dtype)
 
 
 def is_here(dtype: str) -> bool:
     """Say whether this machine can multiply numbers of a dtype by oneDNN."""
-    return dtype in _INSTRUCTIONS and _works(dtype)
+    return dtype in INSTRUCTIONS and _works(dtype)
+
+
+def is_right(dtype: str) -> Any:
+    """Say whether `product` gives the sums that it should, a bool scalar in what XLA compiles."""
+    import tensorflow as tf
+
+    # Neighbours of 127 are the first that go wrong where two of them are added in 16 bits.
+    numbers = np.resize(np.array([127, 127, 127, 127, -128, 90, -3], "int8"), (24, 64))
+    sums = product(*[tf.cast(numbers, dtype)] * 2)
+    wide = numbers.astype("int32")
+    return tf.reduce_all(tf.cast(sums, "int32") == wide @ wide.T)
 
 
 def product(x: Any, matrix: Any, copy: Any = None) -> Any:
@@ -228,15 +244,11 @@ def _works(dtype: str) -> bool:
     if (
         keras.backend.backend() != "tensorflow"
         or os.environ.get("TF_ENABLE_ONEDNN_OPTS", "").lower() in ("0", "false")
-        or _INSTRUCTIONS[dtype] not in instructions()
+        or INSTRUCTIONS[dtype] not in instructions()
         or not is_on_cpu()
     ):
         return False
-    import tensorflow as tf
-
-    numbers = np.arange(-6, 6).reshape(3, 4)
-    found = _compiled(lambda x: product(*[tf.cast(x, dtype)] * 2), numbers)
-    return found is not None and np.array_equal(found.astype("int32"), numbers @ numbers.T)
+    return bool(_compiled(lambda: is_right(dtype)))
 
 
 def _compiled(function: Callable[..., Any], *args: np.ndarray) -> np.ndarray | None:

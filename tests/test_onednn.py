@@ -16,11 +16,11 @@ from keras_gpt.generation.compiled import compiled_for_all
 from keras_gpt.layers import few_rows
 from keras_gpt.layers.integers import int4_product, int8_product, rounded, rounded_4, unpacked
 from keras_gpt.onednn import (
-    also_for_unknown_rows,
     product,
     reordered,
     takes,
     takes_reordered,
+    traced_for_server,
     traced_for_xla,
 )
 
@@ -116,9 +116,7 @@ def test_rows_whose_number_only_the_compiler_knows():
     specs = [tf.TensorSpec([None, 40], tf.int8), tf.TensorSpec([5, 40], tf.int8)]
     with traced_for_xla():
         assert not takes(None, "int8")
-        with also_for_unknown_rows(False):
-            assert not takes(None, "int8")
-        with also_for_unknown_rows():
+        with traced_for_server():
             assert takes(None, "int8")
             run = tf.function(product, input_signature=specs, jit_compile=True)
             run.get_concrete_function()
@@ -214,7 +212,7 @@ def test_integers_of_rows_that_only_the_compiler_knows(kind):
         multiply, integers = int4_product, np.asarray(unpacked(*stored[:3], 70))
     weights = integers.T * stored[-1].astype("float64")
     spec = tf.TensorSpec([None, 1, 70], tf.float32)
-    with traced_for_xla(), also_for_unknown_rows():
+    with traced_for_xla(), traced_for_server():
         run = tf.function(lambda x: multiply(x, *stored), input_signature=[spec], jit_compile=True)
         run.get_concrete_function()
     for rows in (1, 2, 5, 33, 1024, 1025):  # the last ones more than oneDNN is given
@@ -226,7 +224,7 @@ def test_bfloat16_of_rows_that_only_the_compiler_knows():
     rng = np.random.default_rng(0)
     matrix = tf.cast(rng.normal(size=(5, 70)), tf.bfloat16)
     spec = tf.TensorSpec([None, None, 70], tf.bfloat16)
-    with traced_for_xla(), also_for_unknown_rows():
+    with traced_for_xla(), traced_for_server():
         run = tf.function(
             lambda x: few_rows.product(x, matrix), input_signature=[spec], jit_compile=True
         )

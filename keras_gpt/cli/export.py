@@ -31,13 +31,6 @@ def export(
         ),
     ] = None,
     quantize: Quantize = None,
-    onednn: Annotated[
-        bool,
-        typer.Option(
-            help="Multiply int8, int4 and bfloat16 by oneDNN: faster, for servers with TensorFlow 2.21 "
-            "or newer for Linux on x86-64, and no GPU, alone."
-        ),
-    ] = False,
     serving_files: Annotated[
         bool,
         typer.Option(
@@ -54,10 +47,10 @@ def export(
     loaded = load_model(model, quantize)
     settings: dict[str, Any] = {"max_batch": max_batch}
     if isinstance(loaded, GPT):
-        settings |= {"max_new_tokens": max_new_tokens, "onednn": onednn}
-    elif max_new_tokens is not None or onednn:
+        settings["max_new_tokens"] = max_new_tokens
+    elif max_new_tokens is not None:
         raise ValueError(
-            f"--max-new-tokens and --onednn are for models that generate. Received: {model}, a "
+            f"--max-new-tokens is for models that generate. Received: {model}, a "
             f"{type(loaded).__name__}"
         )
     loaded.export(path, overwrite=overwrite, **settings)

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import keras
 import tensorflow as tf
 
 from keras_gpt.export.batching import batch_sizes, write_batching_params
@@ -16,7 +15,6 @@ from keras_gpt.export.warmup_requests import classifier_requests, gpt_requests
 from keras_gpt.files import require_free, whole_folder
 from keras_gpt.generation.protocol import Decoder
 from keras_gpt.generation.sampling_options import check_int
-from keras_gpt.onednn import also_for_unknown_rows, is_here
 
 _CLASSIFY_METHOD = "tensorflow/serving/classify"
 
@@ -27,7 +25,6 @@ def export_gpt(
     overwrite: bool = False,
     max_batch: int | None = None,
     max_new_tokens: int | None = None,
-    onednn: bool = False,
 ) -> None:
     """Write a GPT as a SavedModel for TensorFlow Serving.
 
@@ -54,44 +51,29 @@ def export_gpt(
             how it may put requests together, go along; None is any number, and nothing goes along.
         max_new_tokens: the most new tokens of an answer, and what a request that does not say gets,
             but no more than half the context; None is whatever fits the context, and 64.
-        onednn: whether weights of int8, int4 and bfloat16 are multiplied by oneDNN, as in Python.
-            That is faster; but only a server that has TensorFlow 2.21 or newer for Linux on x86-64
-            and no GPU can run it, fast where its processor has AVX-512 VNNI or BF16.
 
     Raises:
         FileExistsError: the folder holds something and `overwrite` is False.
-        ValueError: an argument is out of range, or oneDNN has nothing for this model or machine.
+        ValueError: an argument is out of range.
     """
     require_free(path, overwrite)
     context = model.config.context_length
     if max_new_tokens is not None:
         check_int("max_new_tokens", max_new_tokens, 1, context)
-    if onednn:
-        _require_onednn(model)
     sizes = batch_sizes(max_batch)
     requests = gpt_requests(model.tokenizer, context, sizes, max_new_tokens)
     # Rows of ids have widths, and a server would fill the shorter ones up with their first id.
     can_batch = model.tokenizer is not None
-    with also_for_unknown_rows(onednn):
-        module = ServedGPT(model, max_batch, max_new_tokens)
-        signatures = {
-            "serving_default": module.generate,
-            "generate": module.generate,
-            "generate_with_defaults": module.generate_with_defaults,
-            "score": module.score,
-            "embed": module.embed,
-            "token_logits": module.token_logits,
-        }
-        _save(module, signatures, path, overwrite, requests, sizes if can_batch else [])
-
-
-def _require_onednn(model: Decoder) -> None:
-    kinds = {keras.backend.standardize_dtype(each.dtype) for each in model.variables}
-    if not any(map(is_here, kinds | {model.compute_dtype})):
-        raise ValueError(
-            "onednn=True needs weights of int8, int4 or bfloat16, and a processor and a TensorFlow "
-            f"with oneDNN for them. Received: weights of {', '.join(sorted(kinds))}"
-        )
+    module = ServedGPT(model, max_batch, max_new_tokens)
+    signatures = {
+        "serving_default": module.generate,
+        "generate": module.generate,
+        "generate_with_defaults": module.generate_with_defaults,
+        "score": module.score,
+        "embed": module.embed,
+        "token_logits": module.token_logits,
+    }
+    _save(module, signatures, path, overwrite, requests, sizes if can_batch else [])
 
 
 def export_classifier(
@@ -150,7 +132,9 @@ def _save(
     """
     name = Path(os.path.abspath(path)).parent.name
     with whole_folder(path, overwrite) as scratch:
-        tf.saved_model.save(module, str(scratch), signatures=signatures)
+        # Nobody trains what is served.
+        options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+        tf.saved_model.save(module, str(scratch), signatures=signatures, options=options)
         if methods:
             updater = tf.compat.v1.saved_model.signature_def_utils.MethodNameUpdater(str(scratch))
             for signature, method in methods.items():

@@ -12,6 +12,7 @@ from keras_gpt.export.graph_decode import (
     in_batch_bucket,
 )
 from keras_gpt.export.graph_inputs import Rows, spec, to_width
+from keras_gpt.export.graph_onednn import either, onednn_for
 from keras_gpt.export.graph_settings import (
     Settings,
     default_settings,
@@ -47,7 +48,9 @@ class ServedGPT(tf.Module):
         self._end_of_text = end
         self._stops = read_stop_token_ids(model, None)
         self._rows = Rows(self.tokenizer, self._vocab_size, max_batch)
-        steps = decode_steps(model)
+        self.onednn = onednn_for(model)
+        run_steps = either(lambda: decode_steps(model), self.onednn)
+        known = decode_steps(model).known
         prompt = self._rows.spec("prompt")
         usual = usual_new_tokens(self._context, 64 if max_new_tokens is None else max_new_tokens)
         settings = default_settings(usual, self.tokenizer is not None)
@@ -58,13 +61,15 @@ class ServedGPT(tf.Module):
             token_ids, lengths = self._rows.tokens(prompt, "prompt", least=1)
             rows = tf.shape(lengths)[0]
             asked = read_settings(
-                given, rows, lengths, self._context, max_new_tokens, steps.known, self._stops
+                given, rows, lengths, self._context, max_new_tokens, known, self._stops
             )
             # A bad request is refused before the work, which may begin with compiling for seconds.
             with tf.control_dependencies(tf.nest.flatten(asked)):
                 token_ids, lengths = tf.identity(token_ids), tf.identity(lengths)
-            new = decode_in_graph(
-                steps, token_ids, lengths, asked, self._stops, token_bytes, self._context
+            new = run_steps(
+                lambda steps: decode_in_graph(
+                    steps, token_ids, lengths, asked, self._stops, token_bytes, self._context
+                )
             )
             return self._answer(token_ids, lengths, new, asked, given.get("echo"))
 
@@ -97,17 +102,22 @@ class ServedGPT(tf.Module):
         nothing, mean, yes = self._rows.nothing(), tf.constant(["mean"]), tf.constant([True])
 
         def score(text: Any, given: Any = nothing) -> dict[str, Any]:
-            return self._score(text, given, steps.score)
+            return self._score(
+                text, given, lambda *args: run_steps(lambda steps: steps.score(*args))
+            )
 
         self.score = tf.function(
             score,
             input_signature=[self._rows.spec("text"), self._rows.spec("given")],
             autograph=False,
         )
-        pooled = pooled_states(model)
+        run_pooled = either(lambda: pooled_states(model), self.onednn)
 
         def embed(text: Any, pooling: Any = mean, normalize: Any = yes) -> dict[str, Any]:
-            return {"embedding": self._embed(text, pooling, normalize, pooled)}
+            vectors = self._embed(
+                text, pooling, normalize, lambda *args: run_pooled(lambda pooled: pooled(*args))
+            )
+            return {"embedding": vectors}
 
         self.embed = tf.function(
             embed,

@@ -9,7 +9,7 @@ import keras
 
 from keras_gpt.generation.any_length import AnyLength
 from keras_gpt.generation.protocol import Decoder
-from keras_gpt.onednn import is_for_unknown_rows, traced_for_xla
+from keras_gpt.onednn import is_for_server, traced_for_xla
 
 # What one thread makes and compiles, another must not put a new one in the place of.
 _making = threading.RLock()
@@ -147,7 +147,7 @@ def kept_with(model: Decoder, name: str, make: Callable[[], Any]) -> Any:
     """Give what `make` gave for this model, and make it again when the model's weights were replaced.
 
     Quantization and LoRA put other variables in the place of those that a function was traced with.
-    Threads that ask at the same time are given the same. What is traced for unknown rows is kept by
+    Threads that ask at the same time are given the same. What is traced for a server is kept by
     itself.
 
     Args:
@@ -155,8 +155,8 @@ def kept_with(model: Decoder, name: str, make: Callable[[], Any]) -> Any:
         name: an attribute of the model.
         make: is called when there is nothing yet, or for other variables.
     """
-    if is_for_unknown_rows():
-        name += "_for_unknown_rows"
+    if is_for_server():
+        name += "_for_server"
     with _making:
         variables = tuple(id(variable) for variable in model.variables)
         kept = getattr(model, name, None)

@@ -21,6 +21,30 @@ _LEAST, _MOST = 64, 384
 ALONE = 4
 
 
+def traced_once(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Have TensorFlow trace a product once for each shape, where the number of rows is not known.
+
+    It has a branch for each number there, and an exported model has hundreds of products.
+
+    Args:
+        function: takes (n, columns) and the tensors of a matrix, and what else it depends on.
+    """
+
+    @functools.cache
+    def shared(*flags: bool) -> Callable[..., Any]:
+        import tensorflow as tf
+
+        return tf.function(function, autograph=False)
+
+    @functools.wraps(function)
+    def traced(x: Any, *args: Any) -> Any:
+        if x.shape[0] is not None or keras.backend.backend() != "tensorflow":
+            return function(x, *args)
+        return shared(onednn.is_traced_for_xla(), onednn.is_for_server())(x, *args)
+
+    return traced
+
+
 def product(x: Any, matrix: Any) -> Any:
     """Multiply by a matrix that lies with each output's weights side by side: x Wᵀ.
 
@@ -50,15 +74,21 @@ def product(x: Any, matrix: Any) -> Any:
     are_many = None in known or math.prod(known) > _FEW
     if not by_onednn and (are_many or not is_on_cpu()):
         return plain_product(x, matrix)
-    flat, matrix = ops.reshape(x, (-1, inputs)), _read(matrix)
+    found = _product(ops.reshape(x, (-1, inputs)), _read(matrix), by_onednn)
+    return ops.reshape(found, (*ops.shape(x)[:-1], outputs))
+
+
+@traced_once
+def _product(x: Any, matrix: Any, by_onednn: bool) -> Any:
+    """Give x Wᵀ of (n, inputs), where few rows have a way of their own."""
+    dtype = keras.backend.standardize_dtype(x.dtype)
     few = _by_onednn if by_onednn else _with_matrix_left
     most_few = onednn.MOST_ROWS[dtype] if by_onednn else _FEW
     many = functools.partial(plain_product, matrix=matrix)
     is_half = dtype in ("bfloat16", "float16")
     most_alone, one_row = (ALONE, _widened) if is_half else (1, _in_groups)
     alone = functools.partial(one_row, matrix=matrix)
-    found = by_number_of_rows(flat, most_alone, alone, most_few, lambda x: few(x, matrix), many)
-    return ops.reshape(found, (*ops.shape(x)[:-1], outputs))
+    return by_number_of_rows(x, most_alone, alone, most_few, lambda x: few(x, matrix), many)
 
 
 def by_number_of_rows(

@@ -13,7 +13,7 @@ offset is one of 8 bits, and takes the same products.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -21,7 +21,7 @@ import numpy as np
 from keras import ops
 
 from keras_gpt import onednn
-from keras_gpt.layers.few_rows import ALONE, by_number_of_rows, unknown_ones
+from keras_gpt.layers.few_rows import ALONE, by_number_of_rows, traced_once, unknown_ones
 from keras_gpt.processor import is_on_cpu
 
 GROUP = 32  # columns of a 4-bit matrix that share a multiplier and an offset
@@ -162,13 +162,9 @@ def int8_product(x: Any, matrix: Any, scale: Any) -> Any:
     Returns:
         (..., rows) in the dtype of `x`.
     """
-    by_onednn = functools.partial(onednn.product, copy=onednn.find_reordered(matrix))
-
-    def multiply(integer_product: Callable[..., Any], integers: Any, matrix: Any) -> Any:
-        return integer_product(integers, matrix)
-
+    copy = onednn.find_reordered(matrix)
     return _product(
-        x, [matrix], scale, multiply, lambda matrix: matrix, by_onednn, takes_floats=True
+        x, scale, [matrix], lambda *args: _sums_8(*args, copy), widened=lambda matrix: matrix
     )
 
 
@@ -185,59 +181,31 @@ def int4_product(x: Any, packed: Any, multipliers: Any, offsets: Any, scale: Any
     Returns:
         (..., rows) in the dtype of `x`.
     """
-    columns = x.shape[-1]
-
-    def multiply(
-        integer_product: Callable[..., Any],
-        integers: Any,
-        packed: Any,
-        multipliers: Any,
-        offsets: Any,
-    ) -> Any:
-        width = packed.shape[1]
-        integers = ops.pad(integers, [[0, 0], [0, 2 * width - columns]])
-        low, high = _halves(packed, multipliers, offsets)
-        # Two products: putting the halves side by side first costs a copy of the matrix.
-        return integer_product(integers[:, :width], low) + integer_product(
-            integers[:, width:], high
-        )
-
     return _product(
         x,
-        [packed, multipliers, offsets],
         scale,
-        multiply,
-        lambda packed, multipliers, offsets: unpacked(packed, multipliers, offsets, columns),
-        onednn.product,
-        takes_floats=False,  # the whole matrix of them would be written and read again
+        [packed, multipliers, offsets],
+        _sums_4,
+        functools.partial(unpacked, columns=x.shape[-1]),
     )
 
 
 def _product(
-    x: Any,
-    stored: list[Any],
-    scale: Any,
-    multiply: Callable[..., Any],
-    widened: Callable[..., Any],
-    by_onednn: Callable[..., Any],
-    takes_floats: bool,
+    x: Any, scale: Any, stored: list[Any], sums: Callable[..., Any], widened: Callable[..., Any]
 ) -> Any:
     """Multiply by a matrix that lies in `stored`.
 
-    `multiply` gives the sums (n, rows), by a product of integers, of (n, columns) int8 and what is
-    stored, `widened` the integers (rows, columns) that it stands for. Up to `ALONE` rows (one on a GPU)
-    are multiplied one by one as floats where it `takes_floats`, more as integers: a thousand where
-    `by_onednn` can be called, else up to `_FEW`.
-    Its gradient is that of the product of floats.
+    `sums` gives x Wᵀ, (n, rows) float32, of (n, columns) float32, the scale, and the integers of W in
+    what is stored; `widened` those integers, (rows, columns). The gradient is that of the product of
+    floats.
     """
     columns = x.shape[-1]
 
     @ops.custom_gradient
     def product(x: Any, scale: Any, *stored: Any) -> Any:
         flat = ops.reshape(ops.cast(x, "float32"), (-1, columns))
-        sums = _sums(flat, stored, scale, multiply, widened, by_onednn, takes_floats)
-        result = ops.cast(sums * ops.cast(scale, "float32"), x.dtype)
-        result = ops.reshape(result, (*ops.shape(x)[:-1], scale.shape[0]))
+        found = sums(flat, scale, *stored) * ops.cast(scale, "float32")
+        result = ops.reshape(ops.cast(found, x.dtype), (*ops.shape(x)[:-1], scale.shape[0]))
 
         def gradient(*args: Any, upstream: Any = None) -> tuple[Any, ...]:
             upstream = args[0] if upstream is None else upstream
@@ -250,23 +218,62 @@ def _product(
     return product(x, ops.convert_to_tensor(scale), *map(ops.convert_to_tensor, stored))
 
 
+@traced_once
+def _sums_8(x: Any, scale: Any, matrix: Any, copy: Any) -> Any:
+    return _sums(
+        x,
+        scale,
+        lambda integer_product, integers: integer_product(integers, matrix),
+        lambda: matrix,
+        functools.partial(onednn.product, copy=copy),
+        takes_floats=True,
+    )
+
+
+@traced_once
+def _sums_4(x: Any, scale: Any, packed: Any, multipliers: Any, offsets: Any) -> Any:
+    columns, width = x.shape[1], packed.shape[1]
+
+    def multiply(integer_product: Callable[..., Any], integers: Any) -> Any:
+        integers = ops.pad(integers, [[0, 0], [0, 2 * width - columns]])
+        low, high = _halves(packed, multipliers, offsets)
+        # Two products: putting the halves side by side first costs a copy of the matrix.
+        return integer_product(integers[:, :width], low) + integer_product(
+            integers[:, width:], high
+        )
+
+    return _sums(
+        x,
+        scale,
+        multiply,
+        lambda: unpacked(packed, multipliers, offsets, columns),
+        onednn.product,
+        takes_floats=False,  # the whole matrix of them would be written and read again
+    )
+
+
 def _sums(
     x: Any,
-    stored: Sequence[Any],
     scale: Any,
     multiply: Callable[..., Any],
-    widened: Callable[..., Any],
+    widened: Callable[[], Any],
     by_onednn: Callable[..., Any],
     takes_floats: bool,
 ) -> Any:
-    """Give x Wᵀ, (n, rows) float32, of (n, columns) float32 and the integers of W."""
+    """Give x Wᵀ, (n, rows) float32, of (n, columns) float32 and the integers of W.
+
+    `multiply` gives the sums (n, rows) of (n, columns) int8, by a product of integers, and `widened`
+    the integers (rows, columns). Up to `ALONE` rows (one on a GPU) are multiplied one by one as floats
+    where it `takes_floats`, more as integers: a thousand where `by_onednn` can be called, else up to
+    `_FEW`.
+    """
 
     def as_floats(x: Any) -> Any:
         # For one row XLA on a CPU widens the weights as it reads them, for many rows once for all.
-        return _matmul_transposed(_laid_out(x, scale), ops.cast(widened(*stored), "float32"))
+        return _matmul_transposed(_laid_out(x, scale), ops.cast(widened(), "float32"))
 
     def as_integers(x: Any, integer_product: Callable[..., Any]) -> Any:
-        return _in_parts(x, lambda integers: multiply(integer_product, integers, *stored))
+        return _in_parts(x, functools.partial(multiply, integer_product))
 
     by_xla = functools.partial(as_integers, integer_product=_integer_product)
     if onednn.takes(x.shape[0], "int8"):

@@ -191,7 +191,6 @@ class Formats(Keeping):
         overwrite: bool = False,
         max_batch: int | None = None,
         max_new_tokens: int | None = None,
-        onednn: bool = False,
         **kwargs: Any,
     ) -> None:
         """Write a SavedModel for TensorFlow Serving: strings in, strings out. Or write ONNX.
@@ -211,16 +210,11 @@ class Formats(Keeping):
             max_new_tokens: of a SavedModel, the most new tokens of an answer, and what a request
                 that does not say gets, but no more than half the context. None is whatever fits the
                 context, and 64.
-            onednn: of a SavedModel, whether weights of int8, int4 and bfloat16 are multiplied by
-                oneDNN, as in Python. That is faster, but only servers with TensorFlow 2.21 or newer
-                for Linux on x86-64 and no GPU can run it, fast where the processor has AVX-512 VNNI
-                or BF16.
 
         Raises:
             FileExistsError: the folder holds something and `overwrite` is False.
             TypeError: `kwargs` come with a format of our own.
-            ValueError: an argument is out of range, the format has no place for this model, or oneDNN
-                has nothing for this model or machine.
+            ValueError: an argument is out of range, or the format has no place for this model.
 
         Example:
             >>> gpt.export("saved_models/my-gpt/1", max_batch=8, max_new_tokens=256)
@@ -231,13 +225,12 @@ class Formats(Keeping):
         if format == "tf_saved_model":
             from keras_gpt.export import export_gpt
 
-            export_gpt(self, filepath, overwrite, max_batch, max_new_tokens, onednn)
+            export_gpt(self, filepath, overwrite, max_batch, max_new_tokens)
             return
-        if max_batch is not None or max_new_tokens is not None or onednn:
+        if max_batch is not None or max_new_tokens is not None:
             raise ValueError(
-                'max_batch, max_new_tokens and onednn belong to format="tf_saved_model". Received: '
-                f"format={format!r}, max_batch={max_batch}, max_new_tokens={max_new_tokens}, "
-                f"onednn={onednn}"
+                'max_batch and max_new_tokens belong to format="tf_saved_model". Received: '
+                f"format={format!r}, max_batch={max_batch}, max_new_tokens={max_new_tokens}"
             )
         if format == "onnx":
             from keras_gpt.export import export_onnx

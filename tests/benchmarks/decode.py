@@ -32,8 +32,7 @@ DATA = ROOT.parent / "shared" / "data"
 SECTIONS = ("throughput", "latency", "context", "warmup", "smollm2")
 PRECISIONS = {
     "keras_gpt": ("float32", "bfloat16", "int8", "int4"),
-    "saved_model": ("float32", "int8"),  # for any server
-    "saved_model_onednn": ("int8",),  # exported with onednn=True
+    "saved_model": ("float32", "int8"),
     "ctranslate2": ("float32", "int8"),
     "transformers": ("float32", "bfloat16"),
     "keras_hub": ("float32",),
@@ -206,14 +205,11 @@ def prepare_gpt2(folder: Path, names: list[str]) -> None:
     gpt.save_to_preset(folder / "ours")
     for exported in sorted({name.partition("@")[0] for name in names}):
         kind, _, precision = exported.partition(":")
-        if kind.startswith("saved_model"):
+        if kind == "saved_model":
             same = GPT.from_preset(folder / "ours")
             if precision != "float32":
                 same.quantize(precision)
-            try:
-                same.export(folder / f"{kind}_{precision}", onednn=kind == "saved_model_onednn")
-            except ValueError as error:  # there is no oneDNN here, and the worker will find no file
-                print(f"not exported: {error}", file=sys.stderr)
+            same.export(folder / f"saved_model_{precision}")
     gpt.tokenizer = Tokenizer.from_files(files / "encoder.json", files / "vocab.bpe")
     gpt.save_to_huggingface(folder / "huggingface")
     if any(name.startswith("keras_hub") for name in names):

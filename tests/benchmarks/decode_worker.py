@@ -7,7 +7,6 @@ of JSON with `seconds`, and `ids` of the first row (its new tokens). The first l
 how long loading and warming up took, and how much memory the process holds.
 """
 
-import functools
 import json
 import os
 import sys
@@ -34,12 +33,12 @@ def keras_gpt(folder: Path, precision: str) -> Run:
     return run
 
 
-def saved_model(folder: Path, precision: str, kind: str = "saved_model") -> Run:
+def saved_model(folder: Path, precision: str) -> Run:
     import tensorflow as tf
 
     from keras_gpt.export.graph_settings import default_settings
 
-    loaded = tf.saved_model.load(folder / f"{kind}_{precision}")
+    loaded = tf.saved_model.load(folder / f"saved_model_{precision}")
     generate = loaded.signatures["generate"]
 
     def run(prompts: list[list[int]], new: int) -> Sequence[Sequence[int]]:
@@ -148,7 +147,6 @@ def llama_cpp(folder: Path, precision: str) -> Run:
 CONTENDERS = {
     "keras_gpt": keras_gpt,
     "saved_model": saved_model,
-    "saved_model_onednn": functools.partial(saved_model, kind="saved_model_onednn"),
     "ctranslate2": ctranslate2,
     "transformers": transformers,
     "keras_hub": keras_hub,

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from gpt_cases import some
 
-from keras_gpt import GPT, onednn
+from keras_gpt import GPT
 
 PROMPT = "The quick brown"
 KINDS: dict[str, dict[str, Any]] = {
@@ -70,32 +70,6 @@ def test_a_quantized_model_answers_as_itself(
         for name in ("float", "int8")
     }
     assert sizes["int8"] < 0.55 * sizes["float"]
-
-
-@pytest.mark.skipif(not onednn.is_here("int8"), reason="no oneDNN for this processor or TensorFlow")
-def test_only_a_file_that_is_to_have_onednn_has_it_and_answers_alike(
-    make_gpt: Callable[..., GPT],
-    tmp_path: Path,
-    ask: Callable[..., dict[str, Any]],
-    read_graph: Callable[[Path], Any],
-) -> None:
-    """Any server can run the others, also what is exported after it."""
-
-    def operations(folder: Path) -> set[str]:
-        functions = read_graph(folder).graph_def.library.function
-        return {node.op for function in functions for node in function.node_def}
-
-    gpt = make_gpt(context_length=32, embedding_dim=64, num_layers=1)
-    gpt.quantize("int8")
-    gpt.export(tmp_path / "with" / "1", onednn=True)
-    gpt.export(tmp_path / "without" / "1")
-    assert "XlaCustomCallV2" in operations(tmp_path / "with" / "1")
-    assert "XlaCustomCallV2" not in operations(tmp_path / "without" / "1")
-    loaded = tf.saved_model.load(str(tmp_path / "with" / "1"))
-    for rows in (1, 6):
-        prompts = [PROMPT[row:] for row in range(rows)]
-        texts = [text.decode() for text in ask(loaded, prompts)["text"]]
-        assert texts == gpt.generate(prompts, max_new_tokens=8, temperature=0.0)
 
 
 def test_without_a_tokenizer_ids_go_in_and_come_out(

@@ -78,7 +78,6 @@ def test_more_than_the_limits_is_refused(
         ({"max_batch": 0}, "max_batch must be an integer"),
         ({"max_new_tokens": 65}, "max_new_tokens must be an integer, from 1 to 64"),
         ({"max_batch": 2, "format": "onnx"}, 'belong to format="tf_saved_model"'),
-        ({"onednn": True, "format": "onnx"}, 'belong to format="tf_saved_model"'),
     ],
 )
 def test_bad_limits_are_named(
@@ -87,14 +86,6 @@ def test_bad_limits_are_named(
     """Before anything is written."""
     with pytest.raises(ValueError, match=message):
         limited_gpt.export(tmp_path / "1", **arguments)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_onednn_is_not_left_out_in_silence(limited_gpt: GPT, tmp_path: Path) -> None:
-    """It has nothing for float32, on any machine."""
-    message = "onednn=True needs weights of int8.*Received: weights of float32"
-    with pytest.raises(ValueError, match=message):
-        limited_gpt.export(tmp_path / "1", onednn=True)
     assert list(tmp_path.iterdir()) == []
 
 
