@@ -52,19 +52,25 @@ class OneDNN(tf.saved_model.experimental.TrackableResource):
 
 
 def _has_instructions(name: str) -> Any:
-    lines = tf.data.TextLineDataset([_PROCESSORS]).ignore_errors()
-    flags = lines.filter(lambda line: tf.strings.regex_full_match(line, r"flags\s*:.*")).take(1)
-    return _any(flags.map(lambda line: tf.strings.regex_full_match(line, rf".*\b{name}\b.*")))
+    def asked() -> Any:
+        lines = tf.data.TextLineDataset([_PROCESSORS])
+        flags = lines.filter(lambda line: tf.strings.regex_full_match(line, r"flags\s*:.*")).take(1)
+        return _any(flags.map(lambda line: tf.strings.regex_full_match(line, rf".*\b{name}\b.*")))
+
+    return _false_if_it_fails(asked)
 
 
 def _gives_right_sums(dtype: str) -> Any:
-    def asked(_: Any) -> Any:
+    def asked() -> Any:
         with traced_for_xla():
             return is_right(dtype)
 
-    # What cannot be compiled is an error, which only a data set can leave out.
-    program = tf.function(asked, jit_compile=True, autograph=False)
-    return _any(tf.data.Dataset.range(1).map(program).ignore_errors())
+    return _false_if_it_fails(tf.function(asked, jit_compile=True, autograph=False))
+
+
+def _false_if_it_fails(function: Callable[[], Any]) -> Any:
+    # Nothing but a data set goes on after an error. This one has one element, and so one error.
+    return _any(tf.data.Dataset.range(1).map(lambda _: function()).ignore_errors())
 
 
 def _any(found: tf.data.Dataset) -> Any:
