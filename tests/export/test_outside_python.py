@@ -75,23 +75,24 @@ def test_saved_model_cli_runs_it(limited_gpt: GPT, limited: Path, tmp_path: Path
 
 
 # All operations that exports use: those of TensorFlow itself, which a server has without any other
-# library. XlaDynamicUpdateSlice comes with the just-in-time compiler, which the programs need anyway.
+# library. Those with Xla come with the just-in-time compiler, which the programs need anyway.
 OPERATIONS = """
     Abs AddN AddV2 All Any ArgMax Assert AssignVariableOp BatchMatMulV2 BatchMatMulV3 BiasAdd
     Bitcast BitwiseAnd BitwiseXor BroadcastTo Cast ConcatV2 Const Cos Cumsum DecodeRaw DenseBincount
-    DisableCopyOnRead EnsureShape Equal Exp ExpandDims Fill FloorDiv FloorMod GatherV2 Greater
-    GreaterEqual Identity IdentityN If IsFinite Less LessEqual Log Log1p LogSoftmax LogicalAnd
-    LogicalNot LogicalOr LowerBound MatMul Max Maximum Mean MergeV2Checkpoints Min Minimum Mul Neg
-    NoOp NotEqual OnesLike Pack Pad ParseExampleV2 PartitionedCall Placeholder
-    PlaceholderWithDefault Pow Prod RaggedGather RaggedTensorToTensor RandomUniformInt Range
-    ReadVariableOp RealDiv ReduceJoin Reshape ResourceGather RestoreV2 RightShift Round Rsqrt SaveV2
-    ScatterNd Select SelectV2 Shape ShardedFilename Sigmoid Sin Size Slice Softmax Split SplitV Sqrt
-    Square SquaredDifference Squeeze StatefulPartitionedCall StatelessCase StatelessIf
-    StatelessWhile StaticRegexFullMatch StopGradient StridedSlice StringJoin StringLength Sub Substr
-    Sum Tanh TensorListFromTensor TensorListGetItem TensorListReserve TensorListSetItem
-    TensorListStack TensorScatterUpdate Tile TopKV2 Transpose UnicodeDecode UnicodeTranscode
-    UnsortedSegmentJoin UnsortedSegmentMin UnsortedSegmentSum UpperBound VarHandleOp Where While
-    XlaDynamicUpdateSlice ZerosLike
+    DeviceIndex DisableCopyOnRead EnsureShape Equal Exp ExpandDims Fill FilterDataset FlatMapDataset
+    FloorDiv FloorMod GatherV2 Greater GreaterEqual Identity IdentityN If IgnoreErrorsDataset
+    IsFinite Less LessEqual Log Log1p LogSoftmax LogicalAnd LogicalNot LogicalOr LowerBound
+    MapDataset MatMul Max Maximum Mean MergeV2Checkpoints Min Minimum Mul Neg NoOp NotEqual OnesLike
+    Pack Pad ParseExampleV2 PartitionedCall Placeholder PlaceholderWithDefault Pow Prod RaggedGather
+    RaggedTensorToTensor RandomUniformInt Range RangeDataset ReadVariableOp RealDiv ReduceDataset
+    ReduceJoin Reshape ResourceGather RestoreV2 RightShift Round Rsqrt SaveV2 ScatterNd Select
+    SelectV2 Shape ShardedFilename Sigmoid Sin Size Slice Softmax Split SplitV Sqrt Square
+    SquaredDifference Squeeze StatefulPartitionedCall StatelessCase StatelessIf StatelessWhile
+    StaticRegexFullMatch StopGradient StridedSlice StringJoin StringLength Sub Substr Sum
+    TakeDataset Tanh TensorListFromTensor TensorListGetItem TensorListReserve TensorListSetItem
+    TensorListStack TensorScatterUpdate TensorSliceDataset TextLineDataset Tile TopKV2 Transpose
+    UnicodeDecode UnicodeTranscode UnsortedSegmentJoin UnsortedSegmentMin UnsortedSegmentSum
+    UpperBound VarHandleOp Where While XlaCustomCallV2 XlaDynamicUpdateSlice ZerosLike
 """
 
 
