@@ -1,10 +1,15 @@
 """What there is to compute on: a CPU alone or a GPU too, and what the CPU can do."""
 
 import functools
+import os
 import platform
 from pathlib import Path
 
 import keras
+
+_VECTOR_WIDTH = "xla_cpu_prefer_vector_width"
+# A flag that XLA does not know ends the process, so only where it was tried.
+_HAVE_VECTOR_WIDTH = "2.21."
 
 
 def is_on_cpu() -> bool:
@@ -19,9 +24,45 @@ def instructions() -> frozenset[str]:
     """Give the names that Linux has for what an x86 processor can do; elsewhere none."""
     if platform.machine() != "x86_64":
         return frozenset()
+    return frozenset(_of_first_processor("flags").split())
+
+
+@functools.cache
+def let_xla_use_wide_vectors() -> None:
+    """Have XLA use vectors of 512 bits on Intel's processors, unless it was told or has begun to work.
+
+    By itself it takes 256, with which one row takes longer there (tests/benchmarks/RESULTS.md).
+    """
+    before = os.environ.get("XLA_FLAGS", "")
+    if (
+        _VECTOR_WIDTH in before
+        or "avx512f" not in instructions()
+        or _of_first_processor("vendor_id") != "GenuineIntel"
+        or keras.backend.backend() != "tensorflow"
+        or not is_on_cpu()
+    ):
+        return
+    import tensorflow as tf
+
+    if not tf.__version__.startswith(_HAVE_VECTOR_WIDTH):
+        return
+    os.environ["XLA_FLAGS"] = f"{before} --{_VECTOR_WIDTH}=512"
+    try:
+        # XLA reads the flags once, when it is first asked for something.
+        with tf.init_scope():
+            tf.function(lambda: tf.range(8) + 1, jit_compile=True, autograph=False)()
+    finally:
+        if before:
+            os.environ["XLA_FLAGS"] = before
+        else:
+            del os.environ["XLA_FLAGS"]
+
+
+def _of_first_processor(name: str) -> str:
+    """Give what Linux says of a processor; "" where it says nothing."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        return frozenset()
-    flags = next((line for line in lines if line.startswith("flags")), "")
-    return frozenset(flags.split()[2:])
+        return ""
+    found = (line.partition(":") for line in lines)
+    return next((value.strip() for key, _, value in found if key.strip() == name), "")

@@ -1,6 +1,9 @@
 """What the processor can do."""
 
+import os
 import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -39,3 +42,39 @@ def test_a_system_that_does_not_tell(monkeypatch):
 
 def test_no_gpu_here():
     assert processor.is_on_cpu()
+
+
+# Compiles after it was asked, as for a processor of some maker, and prints the flags that are left.
+WIDE = """
+import os, sys
+from keras_gpt import processor
+known = {"flags": "fpu avx512f", "vendor_id": sys.argv[1]}
+processor._of_first_processor = known.get
+import tensorflow as tf
+processor.let_xla_use_wide_vectors()
+tf.function(lambda x: x * 2, jit_compile=True)(tf.ones([3]))
+print(os.environ["XLA_FLAGS"])
+"""
+
+
+@pytest.mark.parametrize(
+    ("maker", "flag", "is_512"),
+    [
+        ("GenuineIntel", "", True),
+        ("GenuineIntel", " --xla_cpu_prefer_vector_width=128", False),
+        ("AuthenticAMD", "", False),
+    ],
+)
+def test_xla_is_told_of_wide_vectors_and_the_environment_stays(tmp_path, maker, flag, is_512):
+    flags = f"--xla_dump_to={tmp_path}{flag}"
+    done = subprocess.run(
+        [sys.executable, "-c", WIDE, maker],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "XLA_FLAGS": flags, "KERAS_BACKEND": "tensorflow"},
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.splitlines()[-1] == flags
+    options = [file.read_text() for file in tmp_path.glob("*debug_options")]
+    assert options
+    assert {"xla_cpu_prefer_vector_width: 512" in each for each in options} == {is_512}

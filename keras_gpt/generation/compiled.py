@@ -10,6 +10,7 @@ import keras
 from keras_gpt.generation.any_length import AnyLength
 from keras_gpt.generation.protocol import Decoder
 from keras_gpt.onednn import is_for_server, traced_for_xla
+from keras_gpt.processor import let_xla_use_wide_vectors
 
 # What one thread makes and compiles, another must not put a new one in the place of.
 _making = threading.RLock()
@@ -62,6 +63,8 @@ def compiled_for_all(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _compiled_by_tensorflow(function: Callable[..., Any]) -> Callable[..., Any]:
     import tensorflow as tf
+
+    let_xla_use_wide_vectors()
 
     def traced(*args: Any) -> Any:
         if tf.config.functions_run_eagerly():  # nothing is compiled then
