@@ -3,6 +3,7 @@
 import functools
 import os
 import platform
+import threading
 from pathlib import Path
 
 import keras
@@ -10,6 +11,7 @@ import keras
 _VECTOR_WIDTH = "xla_cpu_prefer_vector_width"
 # A flag that XLA does not know ends the process, so only where it was tried.
 _HAVE_VECTOR_WIDTH = "2.21."
+_telling = threading.Lock()
 
 
 def is_on_cpu() -> bool:
@@ -33,9 +35,14 @@ def let_xla_use_wide_vectors() -> None:
 
     By itself it takes 256, with which one row takes longer there (tests/benchmarks/RESULTS.md).
     """
-    before = os.environ.get("XLA_FLAGS", "")
+    with _telling:
+        _tell_xla(os.environ.get("XLA_FLAGS", ""))
+
+
+def _tell_xla(before: str) -> None:
     if (
         _VECTOR_WIDTH in before
+        or (before.strip() and not before.strip().startswith("-"))  # the name of a file of flags
         or "avx512f" not in instructions()
         or _of_first_processor("vendor_id") != "GenuineIntel"
         or keras.backend.backend() != "tensorflow"

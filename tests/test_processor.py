@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import tensorflow as tf
 
 from keras_gpt import processor
 
@@ -50,6 +51,7 @@ import os, sys
 from keras_gpt import processor
 known = {"flags": "fpu avx512f", "vendor_id": sys.argv[1]}
 processor._of_first_processor = known.get
+processor.is_on_cpu = lambda: True
 import tensorflow as tf
 processor.let_xla_use_wide_vectors()
 tf.function(lambda x: x * 2, jit_compile=True)(tf.ones([3]))
@@ -57,6 +59,10 @@ print(os.environ["XLA_FLAGS"])
 """
 
 
+@pytest.mark.skipif(
+    platform.machine() != "x86_64" or not tf.__version__.startswith("2.21."),
+    reason="it is done for processors of x86-64 and TensorFlow 2.21",
+)
 @pytest.mark.parametrize(
     ("maker", "flag", "is_512"),
     [
@@ -78,3 +84,12 @@ def test_xla_is_told_of_wide_vectors_and_the_environment_stays(tmp_path, maker, 
     options = [file.read_text() for file in tmp_path.glob("*debug_options")]
     assert options
     assert {"xla_cpu_prefer_vector_width: 512" in each for each in options} == {is_512}
+
+
+def test_flags_in_a_file_stay_where_they_are(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", " /some/file")
+    monkeypatch.setattr(processor, "_of_first_processor", lambda name: "GenuineIntel")
+    monkeypatch.setattr(processor, "instructions", lambda: {"avx512f"})
+    monkeypatch.setattr(processor, "is_on_cpu", lambda: pytest.fail("XLA is told"))
+    processor.let_xla_use_wide_vectors.__wrapped__()
+    assert os.environ["XLA_FLAGS"] == " /some/file"

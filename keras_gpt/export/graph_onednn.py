@@ -11,7 +11,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_gpt.onednn import INSTRUCTIONS, is_right, traced_for_server, traced_for_xla
+from keras_gpt.onednn import INSTRUCTIONS, is_right, traced_for_server
+from keras_gpt.processor import let_xla_use_wide_vectors
 
 # Linux says there what a processor can do; elsewhere there is no such file.
 _PROCESSORS = "/proc/cpuinfo"
@@ -27,6 +28,7 @@ class OneDNN(tf.saved_model.experimental.TrackableResource):
     def __init__(self, dtypes: Collection[str]) -> None:
         super().__init__()
         self._dtypes = sorted(dtypes)
+        let_xla_use_wide_vectors()  # asking has XLA begin to work
         self._initialize()
 
     def is_here(self) -> Any:
@@ -61,11 +63,8 @@ def _has_instructions(name: str) -> Any:
 
 
 def _gives_right_sums(dtype: str) -> Any:
-    def asked() -> Any:
-        with traced_for_xla():
-            return is_right(dtype)
-
-    return _false_if_it_fails(tf.function(asked, jit_compile=True, autograph=False))
+    program = tf.function(lambda: is_right(dtype), jit_compile=True, autograph=False)
+    return _false_if_it_fails(program)
 
 
 def _false_if_it_fails(function: Callable[[], Any]) -> Any:

@@ -150,8 +150,8 @@ def kept_with(model: Decoder, name: str, make: Callable[[], Any]) -> Any:
     """Give what `make` gave for this model, and make it again when the model's weights were replaced.
 
     Quantization and LoRA put other variables in the place of those that a function was traced with.
-    Threads that ask at the same time are given the same. What is traced for a server is kept by
-    itself.
+    Threads that ask at the same time are given the same. What is traced for a server is not kept:
+    an export asks once.
 
     Args:
         model: keeps it.
@@ -159,7 +159,7 @@ def kept_with(model: Decoder, name: str, make: Callable[[], Any]) -> Any:
         make: is called when there is nothing yet, or for other variables.
     """
     if is_for_server():
-        name += "_for_server"
+        return make()
     with _making:
         variables = tuple(id(variable) for variable in model.variables)
         kept = getattr(model, name, None)

@@ -46,7 +46,7 @@ def test_the_server_decides_and_answers_alike_either_way(
     can = tf.raw_ops.ReadVariableOp(resource=handle, dtype=tf.bool).numpy()
     assert can == onednn.is_here("bfloat16" if kind == "bfloat16" else "int8")
     scores = {}
-    for way in (can, False):
+    for way in (False, can):  # the last is how it was
         tf.raw_ops.AssignVariableOp(resource=handle, value=tf.constant(way))
         answer = ask(loaded, PROMPTS, logprobs=[0])
         scores[way] = answer["log_probabilities"]
@@ -57,7 +57,8 @@ def test_the_server_decides_and_answers_alike_either_way(
             text=tf.constant(PROMPTS), pooling=tf.constant(["mean"]), normalize=tf.constant([True])
         )["embedding"]
         tf.debugging.assert_near(embeddings, gpt.embed(PROMPTS, normalize=True), atol=2e-2)
-    tf.debugging.assert_near(scores[can][:, 0], scores[False][:, 0], atol=0.1)
+    if can:
+        tf.debugging.assert_near(scores[True][:, 0], scores[False][:, 0], atol=0.1)
 
 
 def test_a_session_such_as_a_server_has_decides_when_it_loads(
