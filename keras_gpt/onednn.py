@@ -3,7 +3,7 @@
 XLA's own products on a CPU use neither the instructions for integers of 8 bits (VNNI) nor those for
 bfloat16. TensorFlow for Linux holds oneDNN, which does, and its XLA has a custom call for it.
 tests/benchmarks/RESULTS.md has the figures. `TF_ENABLE_ONEDNN_OPTS=0` in the environment turns it off,
-as it does for TensorFlow itself.
+as it does for TensorFlow itself; what is exported does not look at it.
 
 oneDNN multiplies by blocks of a matrix, and lays them out anew in each call, which is a fifth of the
 time of few rows. Of a matrix that is multiplied again and again there may be a copy in that order. It

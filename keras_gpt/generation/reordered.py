@@ -16,7 +16,6 @@ import numpy as np
 from keras_gpt.matrix_order import may_be_reordered
 from keras_gpt.onednn import (
     PARTS,
-    is_for_server,
     reordered,
     takes_reordered,
     with_reordered,
@@ -85,9 +84,7 @@ class ReorderedMatrices:
         return with_reordered(lambda variable: self._find(variable, rows))
 
     def _find(self, variable: Any, rows: int | None) -> Any:
-        if not may_be_reordered(variable) or is_for_server():
-            return None
-        if rows is None or rows < SMALLEST_BATCH:
+        if not may_be_reordered(variable) or rows is None or rows < SMALLEST_BATCH:
             return None
         if not takes_reordered(PARTS * rows, *variable.shape):
             return None

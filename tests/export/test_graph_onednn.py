@@ -53,6 +53,7 @@ def test_the_server_decides_and_answers_alike_either_way(
         if kind != "bfloat16":  # where two tokens may be as probable
             expected = gpt.generate(PROMPTS, max_new_tokens=8, temperature=0.0)
             assert [text.decode() for text in answer["text"]] == expected
+            assert ask(loaded, PROMPTS[:1])["text"][0].decode() == expected[0]
         embeddings = loaded.signatures["embed"](
             text=tf.constant(PROMPTS), pooling=tf.constant(["mean"]), normalize=tf.constant([True])
         )["embedding"]
