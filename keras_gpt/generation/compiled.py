@@ -97,16 +97,16 @@ def assembled(function: Callable[..., Any], model: Decoder) -> Callable[..., Any
 
 
 def looped(
-    go_on: Callable[..., Any], body: Callable[..., tuple[Any, ...]]
+    go_on: Callable[..., Any], body: Callable[..., tuple[Any, ...]], is_one_program: bool
 ) -> Callable[..., tuple[Any, ...]]:
     """Make a loop of calls of compiled functions, which costs one call of Python on TensorFlow.
-
-    The loop is a graph there and not compiled itself: XLA would compile all of its body again, and
-    on a CPU read the weights more slowly.
 
     Args:
         go_on: takes the constants and the state; gives a bool scalar.
         body: takes the constants and the state; gives the next state.
+        is_one_program: whether TensorFlow has XLA compile the loop as a whole. Each turn of a graph
+            costs a millisecond or so beside what the programs take (tests/benchmarks/RESULTS.md);
+            but all that the body calls is compiled for each shape of the arguments again.
 
     Returns:
         A function of the constants (a tuple of nested tensors) and of the state (another), which
@@ -130,6 +130,8 @@ def looped(
         )
         return end
 
+    if is_one_program:
+        return AnyLength(_compiled_by_tensorflow(graph))
     return AnyLength(tf.function(graph, autograph=False))
 
 

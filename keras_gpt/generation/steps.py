@@ -34,6 +34,8 @@ from keras_gpt.key_values import KeyValues, put_in_ring
 
 # As many as OpenAI's API gives.
 TOP_LOGPROBS = 20
+# Of so many blocks XLA compiles several steps at once in acceptable time.
+_MOST_BLOCKS_IN_A_LOOP = 32
 
 
 class GoingOn(NamedTuple):
@@ -178,7 +180,8 @@ class DecodeSteps:
         self.choose_controlled = compiled_for_all(choose_controlled)
         self.logprobs = compiled_for_all(_logprobs)
         self.score = compiled(model.score_positions, model)
-        self._several = looped(self._none_is_last, self._one_more)
+        is_one_program = len(model.blocks) <= _MOST_BLOCKS_IN_A_LOOP
+        self._several = looped(self._none_is_last, self._one_more, is_one_program)
         self._config = model.config
 
     def grow(self, past: Sequence[KeyValues], length: Any) -> list[KeyValues]:

@@ -21,7 +21,13 @@ import numpy as np
 from keras import ops
 
 from keras_gpt import onednn
-from keras_gpt.layers.few_rows import ALONE, by_number_of_rows, traced_once, unknown_ones
+from keras_gpt.layers.few_rows import (
+    ALONE,
+    by_number_of_rows,
+    read_again,
+    traced_once,
+    unknown_ones,
+)
 from keras_gpt.processor import is_on_cpu
 
 GROUP = 32  # columns of a 4-bit matrix that share a multiplier and an offset
@@ -233,6 +239,7 @@ def _sums_8(x: Any, scale: Any, matrix: Any, copy: Any) -> Any:
 @traced_once
 def _sums_4(x: Any, scale: Any, packed: Any, multipliers: Any, offsets: Any) -> Any:
     columns, width = x.shape[1], packed.shape[1]
+    packed = read_again(packed, x)
 
     def multiply(integer_product: Callable[..., Any], integers: Any) -> Any:
         integers = ops.pad(integers, [[0, 0], [0, 2 * width - columns]])
@@ -268,9 +275,13 @@ def _sums(
     `_FEW`.
     """
 
-    def as_floats(x: Any) -> Any:
+    def as_floats(x: Any, matrix: Any = None) -> Any:
+        matrix = widened() if matrix is None else matrix
+        return _matmul_transposed(_laid_out(x, scale), ops.cast(matrix, "float32"))
+
+    def one_as_floats(x: Any) -> Any:
         # For one row XLA on a CPU widens the weights as it reads them, for many rows once for all.
-        return _matmul_transposed(_laid_out(x, scale), ops.cast(widened(), "float32"))
+        return as_floats(x, read_again(widened(), x))
 
     def as_integers(x: Any, integer_product: Callable[..., Any]) -> Any:
         return _in_parts(x, functools.partial(multiply, integer_product))
@@ -283,7 +294,7 @@ def _sums(
         few, most_few = by_xla, _FEW
     # One row of integers stays XLA's: it makes the matrix out of 4 bits while it reads it, where oneDNN
     # would read it from memory once more.
-    alone = as_floats if takes_floats else by_xla
+    alone = one_as_floats if takes_floats else by_xla
     most_alone = ALONE if takes_floats and is_on_cpu() else 1
     return by_number_of_rows(x, most_alone, alone, most_few, few, as_floats)
 
