@@ -7,7 +7,7 @@ import tensorflow as tf
 from keras_gpt.export.graph_settings import Settings, is_controlled
 from keras_gpt.generation.control import Seen
 from keras_gpt.generation.processors import count_tokens
-from keras_gpt.generation.steps import DecodeSteps
+from keras_gpt.generation.steps import DecodeSteps, Several
 
 
 class Choice:
@@ -17,6 +17,9 @@ class Choice:
         steps: the model's compiled functions.
         settings: what is asked of every row.
         context_length: the model's.
+
+    Attributes:
+        looks_at_each: bool scalar, whether each token is needed before the next is chosen.
     """
 
     def __init__(self, steps: DecodeSteps, settings: Settings, context_length: int) -> None:
@@ -25,6 +28,7 @@ class Choice:
         self._context = context_length
         self._is_controlled = is_controlled(settings.control)
         self._asks_logprobs = tf.reduce_max(settings.logprobs) >= 0
+        self.looks_at_each = self._is_controlled | self._asks_logprobs
 
     def seen(self, token_ids: Any, lengths: Any) -> Seen:
         """Give what prompts, (batch, time) and (batch,), show; of no rows where nothing is controlled."""
@@ -64,6 +68,24 @@ class Choice:
             return self._steps.choose(logits, sampling, step), seen
 
         return tf.cond(self._is_controlled, with_control, without)
+
+    def choose_last(self, several: Several, count: Any, step: Any, seen: Seen) -> tuple[Any, Seen]:
+        """Give the tokens that several steps chose, (steps, batch); of controlled ones anew.
+
+        Args:
+            several: from `DecodeSteps.several_in_graph`.
+            count: how many steps it took; of controlled tokens 1.
+            step: how many tokens of each row were chosen before.
+            seen: what rows show.
+        """
+
+        def with_control() -> tuple[Any, Seen]:
+            tokens, after = self.choose(
+                several.logits, tf.fill(tf.shape(several.tokens)[1:], step), seen
+            )
+            return tokens[None], after
+
+        return tf.cond(self._is_controlled, with_control, lambda: (several.tokens, seen))
 
     def logprobs(self, logits: Any, tokens: Any) -> tuple[Any, Any, Any]:
         """Give what `DecodeSteps.logprobs` gives, as matrices; with no columns where no row asks."""

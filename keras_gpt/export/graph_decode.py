@@ -11,7 +11,10 @@ from keras_gpt.export.graph_stop import add_text
 from keras_gpt.generation.cache import RECENT_SLOTS, empty_recent, length_buckets
 from keras_gpt.generation.control import Seen
 from keras_gpt.generation.random import prompt_seeds
-from keras_gpt.generation.steps import TOP_LOGPROBS, DecodeSteps
+from keras_gpt.generation.steps import TOP_LOGPROBS, DecodeSteps, GoingOn
+
+# Where a stop string may end a row at any token, so many are chosen at a time.
+_MOST_TO_DROP = 4
 
 
 class Continued(NamedTuple):
@@ -26,19 +29,24 @@ class Continued(NamedTuple):
     top_logprobs: Any  # (batch, steps, most alternatives of a row) float32
 
 
-class _State(NamedTuple):
-    """What goes round in the loop."""
+class _Answers(NamedTuple):
+    """What rows have been given so far."""
 
-    step: Any
-    tokens: Any  # (batch,) int32, chosen last
+    step: Any  # int32, how many tokens were chosen for every row
     live: Any  # (batch,) bool
     has_stopped: Any  # (batch,) bool
     text: Any  # (batch,) string, the new bytes up to a stop string
-    seen: Seen  # of no rows where nothing is controlled
     counts: Any  # (batch,) int32
     chosen: Any  # TensorArray of (batch,) int32
-    found: Any  # what `logprobs` gives for `tokens`, each with no columns where no row asks
-    logprobs: tuple[Any, ...]  # a TensorArray for each part of `found`
+    logprobs: tuple[Any, ...]  # a TensorArray for each part of what `Choice.logprobs` gives
+
+
+class _State(NamedTuple):
+    """What goes round in the loop."""
+
+    answers: _Answers
+    tokens: Any  # (batch,) int32, chosen last, not read yet
+    seen: Seen  # of no rows where nothing is controlled
     lengths: Any  # (batch,) int32, tokens in `past`
     slot: Any  # where the next tokens of all rows go in `recent`
     past: Any
@@ -82,36 +90,47 @@ def decode_in_graph(
     logits, past = steps.first(token_ids, lengths)
     choice = Choice(steps, settings, context_length)
     stops = tf.constant(stop_token_ids, tf.int32)
+    is_last = tf.reduce_any(tf.range(steps.known)[:, None] == stops[None, :], axis=1)
+    # Each token is looked at before the next is chosen, or a few are, or as many as there is room for.
+    has_stop_strings = tf.reduce_any(settings.stop != "")
+    most_ahead = tf.where(
+        choice.looks_at_each, 1, tf.where(has_stop_strings, _MOST_TO_DROP, RECENT_SLOTS)
+    )
 
-    tokens, seen = choice.choose(logits, tf.zeros_like(lengths), choice.seen(token_ids, lengths))
-    found = choice.logprobs(logits, tokens)
+    def take(answers: _Answers, tokens: Any, count: Any, found: tuple[Any, ...]) -> _Answers:
+        """Give each live row its first `count` of (steps, batch) tokens, up to where it ends."""
 
-    def not_stopped(tokens: Any) -> Any:
-        return tf.reduce_all(tokens[:, None] != stops[None, :], axis=1)
+        def one(place: Any, answers: _Answers) -> tuple[Any, _Answers]:
+            chosen, live, step = tokens[place], answers.live, answers.step
+            is_stop = tf.reduce_any(chosen[:, None] == stops[None, :], axis=1)
+            has_stopped = answers.has_stopped | (live & is_stop)
+            live &= ~is_stop
+            text, is_end = add_text(answers.text, chosen, live, settings.stop, token_bytes)
+            return place + 1, answers._replace(
+                step=step + 1,
+                live=live & ~is_end & (step + 1 < settings.limits),
+                has_stopped=has_stopped | is_end,
+                text=text,
+                counts=answers.counts + tf.cast(live, tf.int32),
+                chosen=answers.chosen.write(step, tf.where(live, chosen, 0)),
+                logprobs=tuple(
+                    array.write(step, part)
+                    for array, part in zip(answers.logprobs, found, strict=True)
+                ),
+            )
 
-    live = (settings.limits > 0) & not_stopped(tokens)
-
-    def growing(dtype: Any, *shape: Any) -> Any:
-        return tf.TensorArray(
-            dtype, size=0, dynamic_size=True, clear_after_read=False, element_shape=shape
+        _, answers = tf.while_loop(
+            lambda place, answers: (place < count) & tf.reduce_any(answers.live[:rows]),
+            one,
+            (tf.constant(0), answers),
         )
-
-    chosen = growing(tf.int32, None)
-    arrays = tuple(growing(part.dtype, None, None) for part in found)
+        return answers
 
     def go_on(state: _State) -> Any:
-        return tf.reduce_any(state.live[:rows])
+        return tf.reduce_any(state.answers.live[:rows])
 
     def body(state: _State) -> tuple[_State]:
-        chosen = state.chosen.write(state.step, tf.where(state.live, state.tokens, 0))
-        counts = state.counts + tf.cast(state.live, tf.int32)
-        arrays = tuple(
-            array.write(state.step, part)
-            for array, part in zip(state.logprobs, state.found, strict=True)
-        )
-        text, is_end = add_text(state.text, state.tokens, state.live, settings.stop, token_bytes)
-        step = state.step + 1
-        live = state.live & ~is_end & (step < settings.limits)
+        answers = state.answers
 
         def folded() -> Any:
             longest = tf.minimum(tf.reduce_max(state.lengths[:rows]) + RECENT_SLOTS, context_length)
@@ -126,77 +145,86 @@ def decode_in_graph(
         past, lengths, slot = tf.cond(
             state.slot == RECENT_SLOTS, folded, lambda: (state.past, state.lengths, state.slot)
         )
-
-        def following() -> Any:
-            slots = tf.fill([batch], slot)
-            logits, recent = steps.next(state.tokens, lengths, slots, past, state.recent)
-            tokens, seen = choice.choose(logits, tf.fill([batch], step), state.seen)
-            return tokens, seen, choice.logprobs(logits, tokens), recent
-
-        tokens, seen, found, recent = tf.cond(
-            tf.reduce_any(live[:rows]),
-            following,
-            lambda: (state.tokens, state.seen, state.found, state.recent),
+        left = tf.where(answers.live, settings.limits - answers.step, RECENT_SLOTS)
+        going_on = GoingOn(
+            lengths=lengths,
+            slots=tf.fill([batch], slot),
+            steps=tf.fill([batch], answers.step),
+            past=past,
+            sampling=settings.sampling,
+            last=is_last,
+            live=answers.live,
+            most=tf.minimum(tf.minimum(most_ahead, RECENT_SLOTS - slot), tf.reduce_min(left)),
         )
-        going_on = not_stopped(tokens)
+        count, several = steps.several_in_graph(going_on, state.tokens, state.recent)
+        chosen, seen = choice.choose_last(several, count, answers.step, state.seen)
+        tokens = chosen[count - 1]
+        found = choice.logprobs(several.logits, tokens)
         return (
             _State(
-                step=step,
+                answers=take(answers, chosen, count, found),
                 tokens=tokens,
-                live=live & going_on,
-                has_stopped=state.has_stopped | is_end | (live & ~going_on),
-                text=text,
                 seen=seen,
-                counts=counts,
-                chosen=chosen,
-                found=found,
-                logprobs=arrays,
                 lengths=lengths,
-                slot=slot + 1,
+                slot=slot + count,
                 past=past,
-                recent=recent,
+                recent=several.recent,
             ),
         )
 
-    start = _State(
+    tokens, seen = choice.choose(logits, tf.zeros_like(lengths), choice.seen(token_ids, lengths))
+    found = choice.logprobs(logits, tokens)
+    nothing = _Answers(
         step=tf.constant(0),
-        tokens=tokens,
-        live=live,
-        has_stopped=~not_stopped(tokens),
+        live=settings.limits > 0,
+        has_stopped=tf.zeros([batch], tf.bool),
         text=tf.fill([batch], ""),
-        seen=seen,
         counts=tf.zeros([batch], tf.int32),
-        chosen=chosen,
-        found=found,
-        logprobs=arrays,
+        chosen=_growing(tf.int32, None),
+        logprobs=tuple(_growing(part.dtype, None, None) for part in found),
+    )
+    start = _State(
+        answers=take(nothing, tokens[None], 1, found),
+        tokens=tokens,
+        seen=seen,
         lengths=lengths,
         slot=tf.constant(0),
         past=past,
         recent=empty_recent(past),
     )
-    shapes = start._replace(chosen=None, logprobs=())
-    shapes = tf.nest.map_structure(_shape, shapes)._replace(
-        chosen=tf.TensorShape(None),
-        found=tuple(tf.TensorShape([None, None]) for _ in found),
-        logprobs=tuple(tf.TensorShape(None) for _ in arrays),
+    shapes = start._replace(
+        answers=start.answers._replace(chosen=None, logprobs=()),
+    )
+    shapes = tf.nest.map_structure(_shape, shapes)
+    shapes = shapes._replace(
+        answers=shapes.answers._replace(
+            chosen=tf.TensorShape(None), logprobs=tuple(tf.TensorShape(None) for _ in found)
+        ),
         past=[type(layer)(*[_any_length(part) for part in layer]) for layer in past],
     )
     (end,) = tf.while_loop(go_on, body, (start,), shape_invariants=(shapes,))
-    step, counts, chosen = end.step, end.counts, end.chosen
-    # Nothing to stack when every row stopped at once.
-    stacked = tf.cond(step > 0, chosen.stack, lambda: tf.zeros([0, batch], tf.int32))
-    parts = []
-    for array, part in zip(end.logprobs, found, strict=True):
-        nothing = tf.zeros([0, batch, tf.shape(part)[1]], part.dtype)
-        whole = tf.cond(step > 0, array.stack, lambda nothing=nothing: nothing)
-        parts.append(tf.transpose(whole, [1, 0, 2])[:rows])  # (rows, steps, columns)
+    answers = end.answers
+    counts = answers.counts[:rows]
+    longest = tf.reduce_max(counts)  # no row has a token of the last step where that ended all
+
+    def stacked(array: Any, *columns: Any) -> Any:
+        # Nothing to stack when no row was to have a token.
+        whole = tf.cond(
+            answers.step > 0, array.stack, lambda: tf.zeros([0, batch, *columns], array.dtype)
+        )
+        return whole[:longest, :rows]  # (steps, rows, ...)
+
+    parts = [
+        tf.transpose(stacked(array, tf.shape(part)[1]), [1, 0, 2])  # (rows, steps, columns)
+        for array, part in zip(answers.logprobs, found, strict=True)
+    ]
     width = tf.clip_by_value(tf.reduce_max(settings.logprobs), 0, TOP_LOGPROBS)
     return Continued(
-        new_tokens=tf.transpose(stacked)[:rows],
-        new_lengths=counts[:rows],
-        has_stopped=end.has_stopped[:rows],
-        text=end.text[:rows],
-        logprobs=tf.reshape(parts[0], [rows, step * tf.shape(parts[0])[2]]),
+        new_tokens=tf.transpose(stacked(answers.chosen)),
+        new_lengths=counts,
+        has_stopped=answers.has_stopped[:rows],
+        text=answers.text[:rows],
+        logprobs=tf.reshape(parts[0], [rows, longest * tf.shape(parts[0])[2]]),
         top_ids=parts[1][:, :, :width],
         top_logprobs=parts[2][:, :, :width],
     )
@@ -225,6 +253,12 @@ def _missing_rows(rows: Any) -> Any:
     """Count the rows up to the next power of two, as `generation.cache.batch_bucket` has them."""
     powers = tf.constant([1 << power for power in range(31)], tf.int32)
     return tf.reduce_min(tf.where(powers >= rows, powers, powers[-1])) - rows
+
+
+def _growing(dtype: Any, *shape: Any) -> tf.TensorArray:
+    return tf.TensorArray(
+        dtype, size=0, dynamic_size=True, clear_after_read=False, element_shape=shape
+    )
 
 
 def _shape(tensor: Any) -> tf.TensorShape | None:

@@ -54,7 +54,7 @@ class GoingOn(NamedTuple):
 class Several(NamedTuple):
     """What several steps give."""
 
-    tokens: np.ndarray  # (steps, batch) int32
+    tokens: Any  # (steps, batch) int32
     logits: Any  # (batch, known), those that the last tokens were chosen from
     recent: Sequence[KeyValues]
 
@@ -188,7 +188,7 @@ class DecodeSteps:
         """Make room in `past` for rows of `length` tokens; see `grow_past`."""
         return grow_past(past, length, self._config)
 
-    def several(self, going_on: "GoingOn", tokens: Any, recent: Sequence[KeyValues]) -> "Several":
+    def several(self, going_on: GoingOn, tokens: Any, recent: Sequence[KeyValues]) -> Several:
         """Read a token a row and choose the next one, again and again.
 
         Args:
@@ -200,6 +200,16 @@ class DecodeSteps:
             What the last step left, after a row chose one of the tokens it is to end at, or after
             `going_on.most` steps.
         """
+        count, found = self.several_in_graph(going_on, tokens, recent)
+        return found._replace(tokens=np.asarray(ops.convert_to_numpy(found.tokens))[: int(count)])
+
+    def several_in_graph(
+        self, going_on: GoingOn, tokens: Any, recent: Sequence[KeyValues]
+    ) -> tuple[Any, Several]:
+        """Do what `several` does, also in a graph: give how many steps it took, and what they left.
+
+        The tokens are those of `RECENT_SLOTS` steps, of which so many count.
+        """
         batch = ops.shape(tokens)[0]
         state = (
             ops.convert_to_tensor(0, "int32"),
@@ -209,10 +219,10 @@ class DecodeSteps:
             list(recent),
         )
         count, chosen, _, logits, recent = self._several((going_on,), state)
-        return Several(np.asarray(ops.convert_to_numpy(chosen))[: int(count)], logits, recent)
+        return count, Several(chosen, logits, recent)
 
     def _none_is_last(
-        self, going_on: "GoingOn", count: Any, chosen: Any, tokens: Any, *state: Any
+        self, going_on: GoingOn, count: Any, chosen: Any, tokens: Any, *state: Any
     ) -> Any:
         is_last = ops.logical_and(ops.take(going_on.last, tokens, axis=0), going_on.live)
         return ops.logical_and(
@@ -221,7 +231,7 @@ class DecodeSteps:
         )
 
     def _one_more(
-        self, going_on: "GoingOn", count: Any, chosen: Any, tokens: Any, logits: Any, recent: Any
+        self, going_on: GoingOn, count: Any, chosen: Any, tokens: Any, logits: Any, recent: Any
     ) -> tuple[Any, ...]:
         slots = going_on.slots + count
         logits, recent = self.next(tokens, going_on.lengths, slots, going_on.past, recent)
