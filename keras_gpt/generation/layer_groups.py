@@ -4,7 +4,7 @@ XLA compiles each block of a model anew, though all of them compute the same wit
 the program of a group of blocks takes their weights as arguments, and is called for one group after
 the other: a model of 30 blocks is compiled as fast as one of 10. Each call costs a little, so groups
 are few (tests/benchmarks/RESULTS.md has the figures). For a step of one token a row, where it costs
-most, blocks that are few go into one program.
+most, blocks that are few go into one program; a loop of such steps may be one program with all of them.
 """
 
 import functools
@@ -22,8 +22,10 @@ from keras_gpt.matrix_order import may_be_reordered
 from keras_gpt.onednn import with_reordered
 
 _MOST_GROUPS = 4
-# So many blocks are compiled at once in acceptable time.
+# So many blocks are compiled at once in acceptable time; for an exported model, whose graph has a
+# branch for each number of rows, half as many.
 _FEW_BLOCKS = 12
+_MOST_GROUPS_OF_UNKNOWN_ROWS = 2
 
 
 class LayerGroups:
@@ -49,9 +51,10 @@ class LayerGroups:
             cut = _groups(forms, most)
             return [(layers, programs(*forms[layers.start : layers.stop])) for layers in cut]
 
-        self._groups = self._for_one_token = in_groups(_MOST_GROUPS)
+        self._groups = self._for_one_token = self._for_unknown_rows = in_groups(_MOST_GROUPS)
         if len(forms) <= _FEW_BLOCKS:
             self._for_one_token = in_groups(1)
+            self._for_unknown_rows = in_groups(_MOST_GROUPS_OF_UNKNOWN_ROWS)
 
     def prefill(self, token_ids: Any, lengths: Any) -> tuple[Any, list[KeyValues]]:
         """Read prompts; see `GPT.prefill`."""
@@ -76,7 +79,7 @@ class LayerGroups:
         inputs = self._step_inputs(token_ids, lengths, slots, [each.keys for each in past], first)
         kept: list[KeyValues] = []
         rows, new = token_ids.shape
-        groups = self._groups if rows is None else self._for_one_token
+        groups = self._for_unknown_rows if rows is None else self._for_one_token
         if new != 1:  # more tokens a row read no copies
             groups, rows = self._groups, None
         for layers, programs in groups:

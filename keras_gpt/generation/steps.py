@@ -34,7 +34,8 @@ from keras_gpt.key_values import KeyValues, put_in_ring
 
 # As many as OpenAI's API gives.
 TOP_LOGPROBS = 20
-# Of so many blocks XLA compiles several steps at once in acceptable time.
+# Of so many blocks XLA compiles several steps at once in acceptable time. In half precision it does not:
+# it would take what half precision saves of memory, and more (tests/benchmarks/RESULTS.md).
 _MOST_BLOCKS_IN_A_LOOP = 32
 
 
@@ -180,7 +181,8 @@ class DecodeSteps:
         self.choose_controlled = compiled_for_all(choose_controlled)
         self.logprobs = compiled_for_all(_logprobs)
         self.score = compiled(model.score_positions, model)
-        is_one_program = len(model.blocks) <= _MOST_BLOCKS_IN_A_LOOP
+        is_short = len(model.blocks) <= _MOST_BLOCKS_IN_A_LOOP
+        is_one_program = is_short and not _is_half(model)
         self._several = looped(self._none_is_last, self._one_more, is_one_program)
         self._config = model.config
 
@@ -266,6 +268,10 @@ class DecodeSteps:
             past, recent, tensor(lengths, "int32"), tensor(slots, "int32")
         )
         return folded
+
+
+def _is_half(model: Decoder) -> bool:
+    return any(block.compute_dtype in ("bfloat16", "float16") for block in model.blocks)
 
 
 def _logprobs(logits: Any, tokens: Any) -> tuple[Any, Any, Any]:

@@ -138,29 +138,6 @@ def plain_product(x: Any, matrix: Any) -> Any:
     return ops.matmul(x, ops.transpose(matrix))
 
 
-def read_again(matrix: Any, x: Any) -> Any:
-    """Give a matrix that is to be made wider while it is multiplied by `x`, also in a loop.
-
-    XLA would else make it wider once for all turns of the loop, and in each read several times as much.
-    It takes nothing out of the loop that depends on what the loop changes.
-
-    Args:
-        matrix: (outputs, inputs).
-        x: (rows, inputs), numbers; a matrix is all 0 beside one that is none.
-
-    Returns:
-        The matrix.
-    """
-    if not onednn.is_traced_for_xla():
-        return matrix
-    import tensorflow as tf
-
-    # As bits, since XLA would widen floats before it takes them.
-    bits = tf.int8 if matrix.dtype == "int8" else tf.int16
-    taken = tf.where(tf.equal(x[0, 0], x[0, 0]), tf.bitcast(matrix, bits), tf.cast(0, bits))
-    return tf.bitcast(taken, matrix.dtype)
-
-
 def _in_groups(x: Any, matrix: Any) -> Any:
     outputs, inputs = matrix.shape
     width = max(each for each in range(1, _MOST + 1) if outputs % each == 0)
@@ -178,14 +155,13 @@ def _widened(x: Any, matrix: Any) -> Any:
     # A division XLA does not take into the product, where it would be done again for each output;
     # and only a product that is scaled it divides between cores.
     divided = wide / unknown_ones(first, x.shape[1])
-    found = ops.matmul(divided, ops.transpose(ops.cast(read_again(matrix, x), "float32")))
+    found = ops.matmul(divided, ops.transpose(ops.cast(matrix, "float32")))
     return ops.cast(found * unknown_ones(first, matrix.shape[0]), x.dtype)
 
 
 def _with_matrix_left(x: Any, matrix: Any) -> Any:
     dtype = keras.backend.result_type(x.dtype, "float32")  # double precision stays what it is
-    again = matrix if matrix.dtype == dtype else read_again(matrix, x)
-    wide_x, wide = ops.cast(x, dtype), ops.cast(again, dtype)
+    wide_x, wide = ops.cast(x, dtype), ops.cast(matrix, dtype)
     # With an axis of one more for a moment: else XLA would take the product and the exchange of its
     # axes for the plain product, and compute that.
     turned = ops.expand_dims(ops.matmul(wide, ops.transpose(wide_x)), -1)  # (outputs, rows, 1)

@@ -21,13 +21,7 @@ import numpy as np
 from keras import ops
 
 from keras_gpt import onednn
-from keras_gpt.layers.few_rows import (
-    ALONE,
-    by_number_of_rows,
-    read_again,
-    traced_once,
-    unknown_ones,
-)
+from keras_gpt.layers.few_rows import ALONE, by_number_of_rows, traced_once, unknown_ones
 from keras_gpt.processor import is_on_cpu
 
 GROUP = 32  # columns of a 4-bit matrix that share a multiplier and an offset
@@ -239,7 +233,7 @@ def _sums_8(x: Any, scale: Any, matrix: Any, copy: Any) -> Any:
 @traced_once
 def _sums_4(x: Any, scale: Any, packed: Any, multipliers: Any, offsets: Any) -> Any:
     columns, width = x.shape[1], packed.shape[1]
-    packed = read_again(packed, x)
+    packed = _read_again(packed, x)
 
     def multiply(integer_product: Callable[..., Any], integers: Any) -> Any:
         integers = ops.pad(integers, [[0, 0], [0, 2 * width - columns]])
@@ -275,13 +269,15 @@ def _sums(
     `_FEW`.
     """
 
-    def as_floats(x: Any, matrix: Any = None) -> Any:
-        matrix = widened() if matrix is None else matrix
+    def by_floats(x: Any, matrix: Any) -> Any:
         return _matmul_transposed(_laid_out(x, scale), ops.cast(matrix, "float32"))
+
+    def as_floats(x: Any) -> Any:
+        return by_floats(x, widened())
 
     def one_as_floats(x: Any) -> Any:
         # For one row XLA on a CPU widens the weights as it reads them, for many rows once for all.
-        return as_floats(x, read_again(widened(), x))
+        return by_floats(x, _read_again(widened(), x))
 
     def as_integers(x: Any, integer_product: Callable[..., Any]) -> Any:
         return _in_parts(x, functools.partial(multiply, integer_product))
@@ -297,6 +293,18 @@ def _sums(
     alone = one_as_floats if takes_floats else by_xla
     most_alone = ALONE if takes_floats and is_on_cpu() else 1
     return by_number_of_rows(x, most_alone, alone, most_few, few, as_floats)
+
+
+def _read_again(integers: Any, x: Any) -> Any:
+    """Give integers that are made floats while they multiply `x`, in each turn of a loop.
+
+    XLA would make floats of them once, before the loop, and read four times as much in each turn. It
+    takes nothing out of a loop that depends on what the loop changes, as `x` does. Where the first
+    number of `x` is NaN they are zeros, with which it makes NaN too.
+    """
+    if not onednn.is_traced_for_xla():
+        return integers
+    return ops.where(ops.equal(x[0, 0], x[0, 0]), integers, np.int8(0))
 
 
 def _laid_out(x: Any, scale: Any) -> Any:

@@ -14,6 +14,7 @@ from gpt_cases import (
     small_tokenizer,
 )
 
+from keras_gpt.generation import steps as steps_module
 from keras_gpt.generation.cache import (
     RECENT_SLOTS,
     batch_bucket,
@@ -245,6 +246,14 @@ def test_nothing_is_compiled_twice():
         gpt.generate(prompts, **settings)
     assert decode_steps(gpt) is steps
     assert [num_programs(function) for function in functions] == counts
+
+
+def test_steps_of_a_deep_model_are_programs_of_their_own(monkeypatch):
+    monkeypatch.setattr(steps_module, "_MOST_BLOCKS_IN_A_LOOP", 1)
+    gpt = make_gpt()
+    got = gpt.generate(PROMPTS[1:3], max_new_tokens=15, temperature=0)
+    for prompt, answer in zip(PROMPTS[1:3], got, strict=True):
+        assert_greedy(gpt, prompt, answer, 15)
 
 
 def test_full_slots_go_behind_each_row_s_past():
