@@ -20,6 +20,8 @@ class Choice:
 
     Attributes:
         looks_at_each: bool scalar, whether each token is needed before the next is chosen.
+        sampling_ahead: what several steps choose by; controlled tokens are chosen anew, and so greedily
+            there, which is least work.
     """
 
     def __init__(self, steps: DecodeSteps, settings: Settings, context_length: int) -> None:
@@ -29,6 +31,10 @@ class Choice:
         self._is_controlled = is_controlled(settings.control)
         self._asks_logprobs = tf.reduce_max(settings.logprobs) >= 0
         self.looks_at_each = self._is_controlled | self._asks_logprobs
+        temperature = settings.sampling.temperature
+        self.sampling_ahead = settings.sampling._replace(
+            temperature=tf.where(self._is_controlled, 0.0, temperature)
+        )
 
     def seen(self, token_ids: Any, lengths: Any) -> Seen:
         """Give what prompts, (batch, time) and (batch,), show; of no rows where nothing is controlled."""

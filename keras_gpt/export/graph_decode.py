@@ -58,7 +58,6 @@ def decode_in_graph(
     token_ids: Any,
     lengths: Any,
     settings: Settings,
-    stop_token_ids: list[int],
     token_bytes: Callable[[Any], Any] | None,
     context_length: int,
 ) -> Continued:
@@ -71,7 +70,6 @@ def decode_in_graph(
         token_ids: (batch, time) int32 prompts, padded on the right with 0.
         lengths: (batch,) int32 lengths of the prompts.
         settings: what is asked of every row.
-        stop_token_ids: ids that end a row.
         token_bytes: gives the bytes of (batch,) ids, "" for special ones; None for a model without
             text.
         context_length: the model's.
@@ -89,8 +87,7 @@ def decode_in_graph(
     settings = settings._replace(sampling=settings.sampling._replace(seed=seed))
     logits, past = steps.first(token_ids, lengths)
     choice = Choice(steps, settings, context_length)
-    stops = tf.constant(stop_token_ids, tf.int32)
-    is_last = tf.reduce_any(tf.range(steps.known)[:, None] == stops[None, :], axis=1)
+    is_last = settings.control.stops[0]  # (known,) bool
     # Each token is looked at before the next is chosen, or a few are, or as many as there is room for.
     has_stop_strings = tf.reduce_any(settings.stop != "")
     most_ahead = tf.where(
@@ -98,11 +95,14 @@ def decode_in_graph(
     )
 
     def take(answers: _Answers, tokens: Any, count: Any, found: tuple[Any, ...]) -> _Answers:
-        """Give each live row its first `count` of (steps, batch) tokens, up to where it ends."""
+        """Give each live row its first `count` of (steps, batch) tokens, up to where it ends.
+
+        `found` is what `Choice.logprobs` gives for the one token where a row asks.
+        """
 
         def one(place: Any, answers: _Answers) -> tuple[Any, _Answers]:
             chosen, live, step = tokens[place], answers.live, answers.step
-            is_stop = tf.reduce_any(chosen[:, None] == stops[None, :], axis=1)
+            is_stop = tf.gather(is_last, chosen)
             has_stopped = answers.has_stopped | (live & is_stop)
             live &= ~is_stop
             text, is_end = add_text(answers.text, chosen, live, settings.stop, token_bytes)
@@ -145,16 +145,16 @@ def decode_in_graph(
         past, lengths, slot = tf.cond(
             state.slot == RECENT_SLOTS, folded, lambda: (state.past, state.lengths, state.slot)
         )
-        left = tf.where(answers.live, settings.limits - answers.step, RECENT_SLOTS)
+        left = tf.reduce_max(tf.where(answers.live, settings.limits - answers.step, 1))
         going_on = GoingOn(
             lengths=lengths,
             slots=tf.fill([batch], slot),
             steps=tf.fill([batch], answers.step),
             past=past,
-            sampling=settings.sampling,
+            sampling=choice.sampling_ahead,
             last=is_last,
             live=answers.live,
-            most=tf.minimum(tf.minimum(most_ahead, RECENT_SLOTS - slot), tf.reduce_min(left)),
+            most=tf.minimum(tf.minimum(most_ahead, RECENT_SLOTS - slot), left),
         )
         count, several = steps.several_in_graph(going_on, state.tokens, state.recent)
         chosen, seen = choice.choose_last(several, count, answers.step, state.seen)
@@ -208,7 +208,7 @@ def decode_in_graph(
     longest = tf.reduce_max(counts)  # no row has a token of the last step where that ended all
 
     def stacked(array: Any, *columns: Any) -> Any:
-        # Nothing to stack when no row was to have a token.
+        # Nothing to stack where there is no row.
         whole = tf.cond(
             answers.step > 0, array.stack, lambda: tf.zeros([0, batch, *columns], array.dtype)
         )

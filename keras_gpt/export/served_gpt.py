@@ -68,7 +68,7 @@ class ServedGPT(tf.Module):
                 token_ids, lengths = tf.identity(token_ids), tf.identity(lengths)
             new = run_steps(
                 lambda steps: decode_in_graph(
-                    steps, token_ids, lengths, asked, self._stops, token_bytes, self._context
+                    steps, token_ids, lengths, asked, token_bytes, self._context
                 )
             )
             return self._answer(token_ids, lengths, new, asked, given.get("echo"))

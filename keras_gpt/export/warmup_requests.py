@@ -110,11 +110,9 @@ def _programs(length: int, new: int, context: int) -> set[tuple[str, int]]:
     programs = {("first", past)}
     if new > 1:
         programs.add(("next", past))
-    if new > RECENT_SLOTS:
-        past = max(past, length_bucket(min(length + RECENT_SLOTS, context), context))
-        programs.add(("fold", past))
     if new > RECENT_SLOTS + 1:
-        programs.add(("next", past))
+        past = max(past, length_bucket(min(length + RECENT_SLOTS, context), context))
+        programs |= {("fold", past), ("next", past)}
     return programs
 
 

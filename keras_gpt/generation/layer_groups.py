@@ -4,7 +4,8 @@ XLA compiles each block of a model anew, though all of them compute the same wit
 the program of a group of blocks takes their weights as arguments, and is called for one group after
 the other: a model of 30 blocks is compiled as fast as one of 10. Each call costs a little, so groups
 are few (tests/benchmarks/RESULTS.md has the figures). For a step of one token a row, where it costs
-most, blocks that are few go into one program; a loop of such steps may be one program with all of them.
+most, blocks that are few go into one program. A loop of such steps may be one program itself, and then
+these are parts of it (`DecodeSteps`).
 """
 
 import functools

@@ -224,7 +224,7 @@ def _sums_8(x: Any, scale: Any, matrix: Any, copy: Any) -> Any:
         x,
         scale,
         lambda integer_product, integers: integer_product(integers, matrix),
-        lambda: matrix,
+        lambda: _read_again(matrix, x),
         functools.partial(onednn.product, copy=copy),
         takes_floats=True,
     )
@@ -269,15 +269,9 @@ def _sums(
     `_FEW`.
     """
 
-    def by_floats(x: Any, matrix: Any) -> Any:
-        return _matmul_transposed(_laid_out(x, scale), ops.cast(matrix, "float32"))
-
     def as_floats(x: Any) -> Any:
-        return by_floats(x, widened())
-
-    def one_as_floats(x: Any) -> Any:
         # For one row XLA on a CPU widens the weights as it reads them, for many rows once for all.
-        return by_floats(x, _read_again(widened(), x))
+        return _matmul_transposed(_laid_out(x, scale), ops.cast(widened(), "float32"))
 
     def as_integers(x: Any, integer_product: Callable[..., Any]) -> Any:
         return _in_parts(x, functools.partial(multiply, integer_product))
@@ -290,21 +284,23 @@ def _sums(
         few, most_few = by_xla, _FEW
     # One row of integers stays XLA's: it makes the matrix out of 4 bits while it reads it, where oneDNN
     # would read it from memory once more.
-    alone = one_as_floats if takes_floats else by_xla
+    alone = as_floats if takes_floats else by_xla
     most_alone = ALONE if takes_floats and is_on_cpu() else 1
     return by_number_of_rows(x, most_alone, alone, most_few, few, as_floats)
 
 
 def _read_again(integers: Any, x: Any) -> Any:
-    """Give integers that are made floats while they multiply `x`, in each turn of a loop.
+    """Give integers that are made wider while they multiply `x`, in each turn of a loop.
 
-    XLA would make floats of them once, before the loop, and read four times as much in each turn. It
-    takes nothing out of a loop that depends on what the loop changes, as `x` does. Where the first
-    number of `x` is NaN they are zeros, with which it makes NaN too.
+    XLA would make them wider once, before the loop, and read several times as much in each turn. It
+    takes nothing out of a loop that depends on what the loop changes, as `x` does, and does not see
+    that no number is both NaN and 0.
     """
     if not onednn.is_traced_for_xla():
         return integers
-    return ops.where(ops.equal(x[0, 0], x[0, 0]), integers, np.int8(0))
+    first = ops.sum(x[:1, :1])  # of no rows 0
+    is_never = ops.logical_and(ops.isnan(first), ops.equal(first, 0))
+    return ops.where(is_never, np.int8(0), integers)
 
 
 def _laid_out(x: Any, scale: Any) -> Any:

@@ -146,15 +146,14 @@ def run_of(length: int, new: int, context: int) -> set[tuple[str, int]]:
     """Give the programs that an answer runs, token after token, as the loop does."""
     past, read, slot = length_bucket(length, context), length, 0
     programs = {("first", past)}
-    for token in range(1, new + 1):
+    for _ in range(1, new):
         if slot == RECENT_SLOTS:
             read += RECENT_SLOTS
             past = max(past, length_bucket(min(read, context), context))
             programs.add(("fold", past))
             slot = 0
-        if token < new:
-            programs.add(("next", past))
-            slot += 1
+        programs.add(("next", past))
+        slot += 1
     return programs
 
 

@@ -9,6 +9,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from keras_gpt import onednn
 from keras_gpt.generation.compiled import compiled_for_all
 from keras_gpt.layers import Dense, TokenEmbedding
 from keras_gpt.layers.integers import int4_product, int8_product, rounded, rounded_4, unpacked
@@ -393,9 +394,14 @@ def test_files_of_a_dense_layer_are_those_of_keras(rank):
 
 
 @pytest.mark.parametrize("mode", ["int8", "int4"])
-@pytest.mark.parametrize("rows", [1, 8])
-def test_a_loop_makes_no_wider_matrix_to_keep(mode: str, rows: int) -> None:
+@pytest.mark.parametrize("rows", [1, 8, 40])
+@pytest.mark.parametrize("may_call_onednn", [True, False])
+def test_a_loop_makes_no_wider_matrix_to_keep(
+    mode: str, rows: int, may_call_onednn: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """XLA would take what a loop does to its constants out of the loop, and read four times as much."""
+    if not may_call_onednn:
+        monkeypatch.setattr(onednn, "takes", lambda rows, dtype: False)
     layer = Dense(384, use_bias=False)
     layer.build((None, 320))
     layer.quantize(mode)
@@ -418,3 +424,22 @@ def test_a_loop_makes_no_wider_matrix_to_keep(mode: str, rows: int) -> None:
     for _ in range(3):
         want = layer(want)[:, :320]
     np.testing.assert_allclose(program(x), want, atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["int8", "int4"])
+@pytest.mark.parametrize("rows", [2, 8, 40])
+def test_a_row_that_is_no_number_leaves_the_others_alone(mode: str, rows: int) -> None:
+    layer = Dense(384, use_bias=False)
+    layer.build((None, 320))
+    layer.quantize(mode)
+
+    def run(x: tf.Tensor) -> tf.Tensor:
+        with traced_for_xla():
+            return layer(x)
+
+    program = tf.function(run, jit_compile=True, autograph=False)
+    x = np.random.default_rng(0).normal(size=(rows, 320)).astype("float32")
+    want = program(tf.constant(x)).numpy()
+    x[0, 0] = np.nan
+    found = program(tf.constant(x)).numpy()
+    np.testing.assert_array_equal(found[1:], want[1:])
