@@ -13,7 +13,7 @@ from keras_gpt.generation.control import Seen
 from keras_gpt.generation.random import prompt_seeds
 from keras_gpt.generation.steps import TOP_LOGPROBS, DecodeSteps, GoingOn
 
-# Where a stop string may end a row at any token, so many are chosen at a time.
+# Where a stop string may end a row at any token, so many are chosen at a time (as an `Engine` does).
 _MOST_TO_DROP = 4
 
 
