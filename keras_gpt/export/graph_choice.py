@@ -75,12 +75,11 @@ class Choice:
 
         return tf.cond(self._is_controlled, with_control, without)
 
-    def choose_last(self, several: Several, count: Any, step: Any, seen: Seen) -> tuple[Any, Seen]:
-        """Give the tokens that several steps chose, (steps, batch); of controlled ones anew.
+    def choose_last(self, several: Several, step: Any, seen: Seen) -> tuple[Any, Seen]:
+        """Give the tokens that several steps chose, (steps, batch); where they are controlled, one anew.
 
         Args:
-            several: from `DecodeSteps.several_in_graph`.
-            count: how many steps it took; of controlled tokens 1.
+            several: from `DecodeSteps.several_in_graph`; of one step where tokens are controlled.
             step: how many tokens of each row were chosen before.
             seen: what rows show.
         """

@@ -157,7 +157,7 @@ def decode_in_graph(
             most=tf.minimum(tf.minimum(most_ahead, RECENT_SLOTS - slot), left),
         )
         count, several = steps.several_in_graph(going_on, state.tokens, state.recent)
-        chosen, seen = choice.choose_last(several, count, answers.step, state.seen)
+        chosen, seen = choice.choose_last(several, answers.step, state.seen)
         tokens = chosen[count - 1]
         found = choice.logprobs(several.logits, tokens)
         return (
@@ -192,9 +192,7 @@ def decode_in_graph(
         past=past,
         recent=empty_recent(past),
     )
-    shapes = start._replace(
-        answers=start.answers._replace(chosen=None, logprobs=()),
-    )
+    shapes = start._replace(answers=start.answers._replace(chosen=None, logprobs=()))
     shapes = tf.nest.map_structure(_shape, shapes)
     shapes = shapes._replace(
         answers=shapes.answers._replace(
@@ -205,7 +203,8 @@ def decode_in_graph(
     (end,) = tf.while_loop(go_on, body, (start,), shape_invariants=(shapes,))
     answers = end.answers
     counts = answers.counts[:rows]
-    longest = tf.reduce_max(counts)  # no row has a token of the last step where that ended all
+    # No row has a token of the last step where that ended all.
+    longest = tf.maximum(tf.reduce_max(counts), 0)
 
     def stacked(array: Any, *columns: Any) -> Any:
         # Nothing to stack where there is no row.

@@ -182,8 +182,8 @@ class DecodeSteps:
         self.choose_controlled = compiled_for_all(choose_controlled)
         self.logprobs = compiled_for_all(_logprobs)
         self.score = compiled(model.score_positions, model)
-        is_short = len(model.blocks) <= _MOST_BLOCKS_IN_A_LOOP
-        is_one_program = is_short and not _is_half(model)
+        is_half = model.compute_dtype in ("bfloat16", "float16")
+        is_one_program = not is_half and len(model.blocks) <= _MOST_BLOCKS_IN_A_LOOP
         self._several = looped(self._none_is_last, self._one_more, is_one_program)
         self._config = model.config
 
@@ -269,10 +269,6 @@ class DecodeSteps:
             past, recent, tensor(lengths, "int32"), tensor(slots, "int32")
         )
         return folded
-
-
-def _is_half(model: Decoder) -> bool:
-    return any(block.compute_dtype in ("bfloat16", "float16") for block in model.blocks)
 
 
 def _logprobs(logits: Any, tokens: Any) -> tuple[Any, Any, Any]:

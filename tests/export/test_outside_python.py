@@ -81,7 +81,7 @@ OPERATIONS = """
     Bitcast BitwiseAnd BitwiseXor BroadcastTo Cast ConcatV2 Const Cos Cumsum DecodeRaw DenseBincount
     DeviceIndex DisableCopyOnRead EnsureShape Equal Exp ExpandDims Fill FilterDataset FlatMapDataset
     FloorDiv FloorMod GatherV2 Greater GreaterEqual Identity IdentityN If IgnoreErrorsDataset
-    IsFinite Less LessEqual Log Log1p LogSoftmax LogicalAnd LogicalNot LogicalOr LowerBound
+    IsFinite IsNan Less LessEqual Log Log1p LogSoftmax LogicalAnd LogicalNot LogicalOr LowerBound
     MapDataset MatMul Max Maximum Mean MergeV2Checkpoints Min Minimum Mul Neg NoOp NotEqual OnesLike
     Pack Pad ParseExampleV2 PartitionedCall Placeholder PlaceholderWithDefault Pow Prod RaggedGather
     RaggedTensorToTensor RandomUniformInt Range RangeDataset ReadVariableOp RealDiv ReduceDataset
