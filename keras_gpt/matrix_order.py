@@ -13,7 +13,7 @@ def lies_by_outputs(variable: Any) -> bool:
 def may_be_reordered(variable: Any) -> bool:
     """Say whether a variable is the matrix of a product that may read a copy in another order.
 
-    Layers mark their integers of 8 bits so; see `keras_gpt.onednn.reordered`.
+    Layers mark theirs of int8 and of bfloat16 so; see `keras_gpt.onednn.reordered`.
     """
     return getattr(variable, "may_be_reordered", False)
 

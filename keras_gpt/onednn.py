@@ -42,8 +42,8 @@ _SIZES = {
 MOST_ROWS = {dtype: sizes[-1] for dtype, sizes in _SIZES.items()}
 
 
-# A block has so many outputs and so many inputs, of which four lie side by side for each output.
-_BLOCK, _SIDE_BY_SIDE = 64, 4
+# A block has so many outputs, and of each so many words of 4 bytes, in which inputs lie side by side.
+_BLOCK, _WORDS = 64, 16
 
 
 class _Thread(threading.local):
@@ -162,47 +162,50 @@ def product(x: Any, matrix: Any, copy: Any = None) -> Any:
 
 
 def reordered(matrix: np.ndarray) -> np.ndarray:
-    """Lay a matrix out as oneDNN multiplies it, by its format `BA16a64b4a`.
+    """Lay a matrix out as oneDNN multiplies it, by its formats `BA16a64b4a` and `BA16a64b2a`.
 
-    Behind it lie the sums of each output's weights times -128: oneDNN adds 128 to the integers that
-    it multiplies by them, to have none below 0.
+    Behind integers lie the sums of each output's weights times -128: oneDNN adds 128 to the integers
+    that it multiplies by them, to have none below 0.
 
     Args:
-        matrix: (outputs, inputs) int8.
+        matrix: (outputs, inputs) int8 or bfloat16.
 
     Returns:
-        (bytes,) int8.
+        Numbers of the same dtype in one row.
     """
     outputs, inputs = matrix.shape
-    strips, columns = -(-outputs // _BLOCK), -(-inputs // _BLOCK)
-    strip_size = columns * _BLOCK * _BLOCK
-    found = np.empty(strips * (strip_size + _BLOCK * 4), "int8")
-    sums = found[strips * strip_size :].view("int32")
-    sums[outputs:] = 0
-    np.sum(matrix, axis=1, dtype="int32", out=sums[:outputs])
-    sums *= -128
-    strip = np.zeros((_BLOCK, columns * _BLOCK), "int8")
-    for start in range(0, outputs, _BLOCK):
-        rows = matrix[start : start + _BLOCK]
+    side_by_side = 4 // matrix.itemsize
+    strips, columns = -(-outputs // _BLOCK), -(-inputs // (_WORDS * side_by_side))
+    num_words = strips * columns * _WORDS * _BLOCK
+    are_integers = matrix.dtype == np.int8
+    found = np.empty(num_words + are_integers * strips * _BLOCK, "int32")
+    if are_integers:
+        sums = found[num_words:]
+        sums[outputs:] = 0
+        np.sum(matrix, axis=1, dtype="int32", out=sums[:outputs])
+        sums *= -128
+    blocks = found[:num_words].reshape(strips, columns, _WORDS, _BLOCK)
+    strip = np.zeros((_BLOCK, columns * _WORDS * side_by_side), matrix.dtype)
+    for number, into in enumerate(blocks):
+        rows = matrix[number * _BLOCK : (number + 1) * _BLOCK]
         strip[: len(rows), :inputs] = rows
         strip[len(rows) :] = 0
-        words = strip.view("int32").reshape(_BLOCK, columns, _BLOCK // _SIDE_BY_SIDE)
-        place = start // _BLOCK * strip_size
-        into = found[place : place + strip_size].view("int32")
-        into.reshape(columns, _BLOCK // _SIDE_BY_SIDE, _BLOCK)[:] = words.transpose(1, 2, 0)
-    return found
+        words = strip.view("int32").reshape(_BLOCK, columns, _WORDS)
+        into[:] = words.transpose(1, 2, 0)
+    return found.view(matrix.dtype)
 
 
 @functools.cache
-def takes_reordered(rows: int, outputs: int, inputs: int) -> bool:
-    """Say whether oneDNN multiplies so many rows by an int8 matrix in the order that `reordered` gives.
+def takes_reordered(rows: int, outputs: int, inputs: int, dtype: str) -> bool:
+    """Say whether oneDNN multiplies so many rows by a matrix in the order that `reordered` gives.
 
     Args:
-        rows: of integers.
+        rows: of what is multiplied.
         outputs: rows of the matrix.
         inputs: its columns.
+        dtype: of both.
     """
-    if not is_here("int8"):
+    if not is_here(dtype):
         return False
     import tensorflow as tf
 
@@ -212,7 +215,11 @@ def takes_reordered(rows: int, outputs: int, inputs: int) -> bool:
     if threads * _BLOCK > outputs:
         return False
     rng = np.random.default_rng(0)
-    x, matrix = (rng.integers(-128, 128, (each, inputs), "int8") for each in (rows, outputs))
+    most = 128 if dtype == "int8" else 8  # the sums of which float32 has exactly
+    x, matrix = (
+        rng.integers(-most, most, (each, inputs), "int8").astype(tf.as_dtype(dtype).as_numpy_dtype)
+        for each in (rows, outputs)
+    )
 
     def are_equal(x: Any, matrix: Any, copy: Any) -> Any:
         return tf.reduce_all(tf.equal(product(x, matrix), product(x, matrix, copy)))

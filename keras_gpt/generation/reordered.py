@@ -1,8 +1,8 @@
-"""Copies of a model's int8 matrices in the order that oneDNN multiplies by, for steps of a batch.
+"""Copies of a model's matrices in the order that oneDNN multiplies by, for steps of a batch.
 
 A step multiplies a few rows by every matrix, and oneDNN would lay each of them out anew. So the first
-step of a batch leaves a copy of each beside the model, as large as it. Up to four rows do without:
-they are multiplied as floats (`keras_gpt/layers/integers.py`).
+step of a batch leaves a copy of each of int8 or bfloat16 beside the model, as large as it. Up to four
+rows do without: they are multiplied as float32 (`keras_gpt/layers`).
 """
 
 import threading
@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from typing import Any
 
+import keras
 import numpy as np
 
 from keras_gpt.matrix_order import may_be_reordered
@@ -21,7 +22,7 @@ from keras_gpt.onednn import (
     with_reordered,
 )
 
-# Of the powers of two that batches have, the smallest that is multiplied as integers.
+# Of the powers of two that batches have, the smallest that oneDNN multiplies.
 SMALLEST_BATCH = 8
 
 
@@ -33,7 +34,7 @@ class _Copy:
 
         self._variable = variable
         self._value, self._address = self._read()
-        self.copy = tf.Variable(reordered(np.asarray(memoryview(self._value))), trainable=False)
+        self.copy = tf.Variable(reordered(_numbers(self._value)), trainable=False)
 
     def renew(self) -> None:
         """Make it again where the variable has another value.
@@ -42,7 +43,7 @@ class _Copy:
         """
         value, address = self._read()
         if address != self._address:
-            self.copy.assign(reordered(np.asarray(memoryview(value))))
+            self.copy.assign(reordered(_numbers(value)))
             self._value, self._address = value, address
 
     def _read(self) -> tuple[Any, int]:
@@ -50,8 +51,18 @@ class _Copy:
 
         # As `convert_to_tensor` does, in a third less time: every request looks at all matrices.
         handle = self._variable.value.handle
-        value = tf.raw_ops.ReadVariableOp(resource=handle, dtype=tf.int8)
-        return value, np.asarray(memoryview(value)).__array_interface__["data"][0]
+        value = tf.raw_ops.ReadVariableOp(resource=handle, dtype=self._variable.dtype)
+        return value, _numbers(value).__array_interface__["data"][0]
+
+
+def _numbers(value: Any) -> np.ndarray:
+    """Give the array that TensorFlow holds, which it makes no buffer of where it is bfloat16."""
+    import tensorflow as tf
+
+    if value.dtype != tf.bfloat16:
+        return np.asarray(memoryview(value))
+    bits = np.asarray(memoryview(tf.bitcast(value, tf.int16)))
+    return bits.view(tf.bfloat16.as_numpy_dtype)
 
 
 class ReorderedMatrices:
@@ -86,7 +97,9 @@ class ReorderedMatrices:
     def _find(self, variable: Any, rows: int | None) -> Any:
         if not may_be_reordered(variable) or rows is None or rows < SMALLEST_BATCH:
             return None
-        if not takes_reordered(PARTS * rows, *variable.shape):
+        dtype = keras.backend.standardize_dtype(variable.dtype)
+        num_rows = PARTS * rows if dtype == "int8" else rows
+        if not takes_reordered(num_rows, *variable.shape, dtype):
             return None
         import tensorflow as tf
 

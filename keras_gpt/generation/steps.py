@@ -34,8 +34,7 @@ from keras_gpt.key_values import KeyValues, put_in_ring
 
 # As many as OpenAI's API gives.
 TOP_LOGPROBS = 20
-# Of so many blocks XLA compiles several steps at once in acceptable time. In half precision it does not:
-# it would take what half precision saves of memory, and more (tests/benchmarks/RESULTS.md).
+# Of so many blocks XLA compiles several steps at once in acceptable time.
 _MOST_BLOCKS_IN_A_LOOP = 32
 
 
@@ -182,8 +181,7 @@ class DecodeSteps:
         self.choose_controlled = compiled_for_all(choose_controlled)
         self.logprobs = compiled_for_all(_logprobs)
         self.score = compiled(model.score_positions, model)
-        is_half = model.compute_dtype in ("bfloat16", "float16")
-        is_one_program = not is_half and len(model.blocks) <= _MOST_BLOCKS_IN_A_LOOP
+        is_one_program = len(model.blocks) <= _MOST_BLOCKS_IN_A_LOOP
         self._several = looped(self._none_is_last, self._one_more, is_one_program)
         self._config = model.config
 

@@ -58,7 +58,8 @@ def product(x: Any, matrix: Any) -> Any:
     Args:
         x: (..., inputs) float. The number of rows may be unknown while a function is traced, as in a
             SavedModel, if only that of the first axis is.
-        matrix: (outputs, inputs) of the same dtype.
+        matrix: (outputs, inputs) of the same dtype; of a variable a copy may be read, see
+            `onednn.with_reordered`.
 
     Returns:
         (..., outputs), in the dtype of `x`.
@@ -71,22 +72,23 @@ def product(x: Any, matrix: Any) -> Any:
     known = x.shape[:-1] if x.shape[0] is not None else x.shape[1:-1]
     dtype = keras.backend.standardize_dtype(x.dtype)
     by_onednn = onednn.takes(None if None in x.shape else math.prod(known), dtype)
+    copy = onednn.find_reordered(matrix)
+    matrix, x = in_each_turn(ops.convert_to_tensor(matrix), x)
     are_many = None in known or math.prod(known) > _FEW
     if not by_onednn and (are_many or not is_on_cpu()):
         return plain_product(x, matrix)
-    found = _product(ops.reshape(x, (-1, inputs)), _read(matrix), by_onednn)
+    found = _product(ops.reshape(x, (-1, inputs)), matrix, copy, by_onednn)
     return ops.reshape(found, (*ops.shape(x)[:-1], outputs))
 
 
 @traced_once
-def _product(x: Any, matrix: Any, by_onednn: bool) -> Any:
+def _product(x: Any, matrix: Any, copy: Any, by_onednn: bool) -> Any:
     """Give x Wᵀ of (n, inputs), where few rows have a way of their own."""
     dtype = keras.backend.standardize_dtype(x.dtype)
-    few = _by_onednn if by_onednn else _with_matrix_left
+    few = functools.partial(_by_onednn, copy=copy) if by_onednn else _with_matrix_left
     most_few = onednn.MOST_ROWS[dtype] if by_onednn else _FEW
     many = functools.partial(plain_product, matrix=matrix)
-    is_half = dtype in ("bfloat16", "float16")
-    most_alone, one_row = (ALONE, _widened) if is_half else (1, _in_groups)
+    most_alone, one_row = (ALONE, _widened) if is_half(dtype) else (1, _in_groups)
     alone = functools.partial(one_row, matrix=matrix)
     return by_number_of_rows(x, most_alone, alone, most_few, lambda x: few(x, matrix), many)
 
@@ -124,13 +126,37 @@ def by_number_of_rows(
     return few(x) if rows is not None and rows <= most_few else many(x)
 
 
-def _read(matrix: Any) -> Any:
-    """Give the value of what may be a TensorFlow variable, which each branch would read for itself."""
-    if keras.backend.backend() != "tensorflow":
-        return matrix
-    import tensorflow as tf
+def in_each_turn(matrix: Any, x: Any) -> tuple[Any, Any]:
+    """Give half precision and what it is read for so that it is made wider while it is read.
 
-    return tf.convert_to_tensor(matrix)
+    In a loop XLA would make float32 of it once, before the first turn, and read twice as much in each.
+    It moves nothing across this barrier, and takes nothing out of a loop that depends on what the loop
+    changes, as `x` does.
+
+    Args:
+        matrix: of any dtype; what is no half precision stays as it is.
+        x: a tensor that is not the same in each turn.
+
+    Returns:
+        The same two.
+    """
+    if not (onednn.is_traced_for_xla() and is_half(matrix.dtype) and is_on_cpu()):
+        return matrix, x
+    from tensorflow.compiler.tf2xla.ops.gen_xla_ops import xla_optimization_barrier
+
+    matrix, x = xla_optimization_barrier([matrix, x])
+    return matrix, x
+
+
+def look_up(table: Any, ids: Any) -> Any:
+    """Give the rows of a table that ids name, (..., width), and make no more of it wider than those."""
+    table, ids = in_each_turn(ops.convert_to_tensor(table), ids)
+    return ops.take(table, ids, axis=0)
+
+
+def is_half(dtype: Any) -> bool:
+    """Say whether numbers of a dtype have 16 bits."""
+    return keras.backend.standardize_dtype(dtype) in ("bfloat16", "float16")
 
 
 def plain_product(x: Any, matrix: Any) -> Any:
@@ -168,13 +194,16 @@ def _with_matrix_left(x: Any, matrix: Any) -> Any:
     return ops.cast(ops.transpose(turned, (1, 2, 0))[:, 0], x.dtype)
 
 
-@ops.custom_gradient
-def _by_onednn(x: Any, matrix: Any) -> Any:
-    def gradient(*args: Any, upstream: Any = None) -> tuple[Any, Any]:
-        upstream = args[0] if upstream is None else upstream
-        return ops.matmul(upstream, matrix), ops.matmul(ops.transpose(upstream), x)
+def _by_onednn(x: Any, matrix: Any, copy: Any) -> Any:
+    @ops.custom_gradient
+    def found(x: Any, matrix: Any) -> Any:
+        def gradient(*args: Any, upstream: Any = None) -> tuple[Any, Any]:
+            upstream = args[0] if upstream is None else upstream
+            return ops.matmul(upstream, matrix), ops.matmul(ops.transpose(upstream), x)
 
-    return ops.cast(onednn.product(x, matrix), x.dtype), gradient
+        return ops.cast(onednn.product(x, matrix, copy), x.dtype), gradient
+
+    return found(x, matrix)
 
 
 def unknown_ones(number: Any, size: int) -> Any:

@@ -10,6 +10,7 @@ from keras import ops
 
 from keras_gpt.config import GPTConfig
 from keras_gpt.key_values import KeyValues
+from keras_gpt.layers.few_rows import look_up
 from keras_gpt.rotary_scaling import RotaryScaling, rotary_frequencies
 
 
@@ -80,7 +81,7 @@ class PositionEmbedding(keras.layers.Layer):
     def call(self, positions: Any, training: bool | None = None) -> Any:
         """Look the positions up."""
         if self.gpt_config.positions == "learned":
-            return ops.take(ops.convert_to_tensor(self.table), positions, axis=0)
+            return look_up(self.table, positions)
         fixed = sinusoidal_table(self.gpt_config.context_length, self.gpt_config.embedding_dim)
         vectors = ops.take(
             ops.convert_to_tensor(fixed, dtype=self.compute_dtype), positions, axis=0

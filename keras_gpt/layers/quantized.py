@@ -12,7 +12,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_gpt.layers.few_rows import plain_product, product
+from keras_gpt.layers.few_rows import look_up, plain_product, product
 from keras_gpt.layers.integers import int4_product, int8_product, unpacked
 from keras_gpt.layers.rounding import OUR_MODES, Matrix, RoundedMatrices
 from keras_gpt.matrix_order import as_in_files, lies_by_outputs
@@ -61,6 +61,7 @@ class Dense(RoundedMatrices, keras.layers.Dense):
             turned["constraint"] = lambda kernel: ops.transpose(constrain(ops.transpose(kernel)))
         kernel = super().add_weight(*args, **{**kwargs, **turned})
         kernel.lies_by_outputs = True  # see `matrix_order`
+        kernel.may_be_reordered = kernel.dtype == "bfloat16"
         return kernel
 
     def matrices(self) -> dict[str, Matrix]:
@@ -111,10 +112,9 @@ class Dense(RoundedMatrices, keras.layers.Dense):
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Multiply by the matrix, add the bias, activate."""
-        kernel = ops.transpose(self.kernel) if self.lora_enabled else self._kernel
-        matrix = ops.convert_to_tensor(kernel)
+        matrix = ops.transpose(self.kernel) if self.lora_enabled else self._kernel
         if training:
-            return self._activated(plain_product(inputs, matrix))
+            return self._activated(plain_product(inputs, ops.convert_to_tensor(matrix)))
         return self._activated(product(inputs, matrix))
 
     def _int8_call(self, inputs: Any, training: bool | None = None) -> Any:
@@ -152,6 +152,8 @@ class TokenEmbedding(RoundedMatrices, keras.layers.ReversibleEmbedding):
         """Make the embeddings, of floats or of integers as the policy says."""
         self._orig_output_dim = self.output_dim  # Keras' `enable_lora` asks for it by this name
         super().build(input_shape)
+        if self.tie_weights and self._embeddings.dtype == "bfloat16":
+            self._embeddings.may_be_reordered = True  # see `matrix_order`
 
     @property
     def embeddings(self) -> Any:
@@ -170,10 +172,15 @@ class TokenEmbedding(RoundedMatrices, keras.layers.ReversibleEmbedding):
 
     def call(self, inputs: Any, reverse: bool = False) -> Any:
         """Look ids up, or multiply states by the output projection."""
-        if not reverse or not self.tie_weights or self.logit_soft_cap is not None:
-            return super().call(inputs, reverse=reverse)
+        if not reverse:
+            return ops.cast(look_up(self.embeddings, ops.cast(inputs, "int32")), self.compute_dtype)
+        if not self.tie_weights or self.logit_soft_cap is not None:
+            return super().call(inputs, reverse=True)
         dtype = self.reverse_dtype or self.compute_dtype
-        return product(ops.cast(inputs, dtype), ops.cast(self.embeddings, dtype))
+        matrix = self.embeddings
+        if matrix.dtype != dtype:
+            matrix = ops.cast(matrix, dtype)
+        return product(ops.cast(inputs, dtype), matrix)
 
     def _int8_call(self, inputs: Any, reverse: bool = False) -> Any:
         if reverse:

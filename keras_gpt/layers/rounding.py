@@ -86,6 +86,13 @@ class RoundedMatrices(keras.layers.Layer):
         for name in list(floats):
             self.keep(name, floats.pop(name))
 
+    def enable_lora(self, *args: Any, **kwargs: Any) -> None:
+        """Add LoRA's matrices, which floats are multiplied with as one: no copy has them."""
+        super().enable_lora(*args, **kwargs)
+        if self.quantization_mode not in OUR_MODES:
+            for matrix in self.matrices().values():
+                getattr(self, matrix.attribute).may_be_reordered = False
+
     @property
     def variable_serialization_spec(self) -> dict[str | None, list[str]]:
         """Say what a `.keras` file holds in each mode, and in which order."""
