@@ -76,16 +76,22 @@ def test_the_largest_sums_are_exact():
     np.testing.assert_array_equal(found, np.full((3, 5), 6144 * 128 * 128))
 
 
-@NEEDS["int8"]
+@pytest.mark.parametrize(
+    ("dtype", "most"),
+    [
+        pytest.param("int8", 128, marks=NEEDS["int8"]),
+        pytest.param("bfloat16", 16, marks=NEEDS["bfloat16"]),
+    ],
+)
 @settings(max_examples=15, deadline=None)
 @given(st.integers(1, 70), st.integers(1, 200), st.integers(0, 200), st.integers(0, 9))
-def test_a_copy_in_onednn_s_own_order_gives_the_same(rows, inputs, more, seed):
+def test_a_copy_in_onednn_s_own_order_gives_the_same(dtype, most, rows, inputs, more, seed):
     outputs = 64 * (os.cpu_count() or 1) + more  # with fewer it takes another order
-    assume(takes_reordered(rows, outputs, inputs))
+    assume(takes_reordered(rows, outputs, inputs, dtype))
     rng = np.random.default_rng(seed)
-    x = rng.integers(-128, 128, (rows, inputs), "int8")
-    matrix = rng.integers(-128, 128, (outputs, inputs), "int8")
-    found = tf.function(product, jit_compile=True)(x, matrix, reordered(matrix))
+    x, matrix = (rng.integers(-most, most, (each, inputs), "int8") for each in (rows, outputs))
+    numbers = [array.astype(tf.as_dtype(dtype).as_numpy_dtype) for array in (x, matrix)]
+    found = tf.function(product, jit_compile=True)(*numbers, reordered(numbers[1]))
     np.testing.assert_array_equal(found, x.astype(int) @ matrix.T.astype(int))
 
 
@@ -93,13 +99,13 @@ def test_a_copy_in_onednn_s_own_order_gives_the_same(rows, inputs, more, seed):
 def test_no_copy_is_read_where_onednn_has_another_order(asked_anew, monkeypatch):
     real = onednn.reordered
     monkeypatch.setattr(onednn, "reordered", lambda matrix: real(matrix)[::-1].copy())
-    assert not takes_reordered(24, 4096, 64)
+    assert not takes_reordered(24, 4096, 64, "int8")
 
 
 @NEEDS["int8"]
 def test_no_copy_is_read_where_threads_are_more_than_blocks(asked_anew, monkeypatch):
     monkeypatch.setattr(onednn.os, "cpu_count", lambda: 64)  # oneDNN takes smaller blocks then
-    assert not takes_reordered(24, 64 * 64 - 1, 64)
+    assert not takes_reordered(24, 64 * 64 - 1, 64, "int8")
 
 
 @NEEDS["bfloat16"]

@@ -73,7 +73,7 @@ def product(x: Any, matrix: Any) -> Any:
     dtype = keras.backend.standardize_dtype(x.dtype)
     by_onednn = onednn.takes(None if None in x.shape else math.prod(known), dtype)
     copy = onednn.find_reordered(matrix)
-    matrix, x = in_each_turn(ops.convert_to_tensor(matrix), x)
+    matrix, x = in_each_turn(_read(matrix), x)
     are_many = None in known or math.prod(known) > _FEW
     if not by_onednn and (are_many or not is_on_cpu()):
         return plain_product(x, matrix)
@@ -142,15 +142,33 @@ def in_each_turn(matrix: Any, x: Any) -> tuple[Any, Any]:
     """
     if not (onednn.is_traced_for_xla() and is_half(matrix.dtype) and is_on_cpu()):
         return matrix, x
+    found: tuple[Any, Any] = _barrier(matrix, x)
+    return found
+
+
+@ops.custom_gradient
+def _barrier(matrix: Any, x: Any) -> Any:
     from tensorflow.compiler.tf2xla.ops.gen_xla_ops import xla_optimization_barrier
 
-    matrix, x = xla_optimization_barrier([matrix, x])
-    return matrix, x
+    def gradient(*upstream: Any) -> tuple[Any, ...]:
+        return upstream
+
+    return tuple(xla_optimization_barrier([matrix, x])), gradient
+
+
+def _read(matrix: Any) -> Any:
+    """Give the value of what may be a variable; of TensorFlow's each branch would read it for itself."""
+    tensor = ops.convert_to_tensor(matrix)
+    if keras.backend.backend() != "tensorflow":
+        return tensor
+    import tensorflow as tf
+
+    return tf.convert_to_tensor(tensor)
 
 
 def look_up(table: Any, ids: Any) -> Any:
     """Give the rows of a table that ids name, (..., width), and make no more of it wider than those."""
-    table, ids = in_each_turn(ops.convert_to_tensor(table), ids)
+    table, ids = in_each_turn(_read(table), ids)
     return ops.take(table, ids, axis=0)
 
 

@@ -1,4 +1,4 @@
-"""Copies of int8 matrices in oneDNN's order: who reads them, and that they are as the weights are."""
+"""Copies of matrices in oneDNN's order: who reads them, and that they are as the weights are."""
 
 import keras
 import numpy as np
@@ -14,8 +14,12 @@ from keras_gpt.onednn import PARTS, takes_reordered
 VOCAB_SIZE, WIDTH, INNER = 2048, 128, 256
 OF_BLOCK = [(3 * WIDTH, WIDTH), (WIDTH, WIDTH), (INNER, WIDTH), (WIDTH, INNER)]
 pytestmark = pytest.mark.skipif(
-    not takes_reordered(PARTS * 8, VOCAB_SIZE, WIDTH),
+    not takes_reordered(PARTS * 8, VOCAB_SIZE, WIDTH, "int8"),
     reason="oneDNN multiplies no such copies here",
+)
+OF_BFLOAT16 = pytest.mark.skipif(
+    not takes_reordered(8, VOCAB_SIZE, WIDTH, "bfloat16"),
+    reason="oneDNN multiplies no such copies of bfloat16 here",
 )
 ASK = {"max_new_tokens": 6, "temperature": 0}
 
@@ -25,6 +29,19 @@ def int8_gpt(seed=0, **fields):
     gpt = GPT(VOCAB_SIZE, WIDTH, 4, INNER, 2, context_length=64, initializer_range=0.2, **fields)
     gpt.quantize("int8")
     return gpt
+
+
+def bfloat16_gpt(seed=0, **fields):
+    keras.utils.set_random_seed(seed)
+    more = {"context_length": 64, "initializer_range": 0.2, "dtype": "bfloat16", **fields}
+    return GPT(VOCAB_SIZE, WIDTH, 4, INNER, 2, **more)
+
+
+OF_MODEL = [*OF_BLOCK, *OF_BLOCK, (VOCAB_SIZE, WIDTH)]
+
+
+def those_read(shapes, rows, dtype):
+    return sorted(shape for shape in shapes if takes_reordered(rows, *shape, dtype))
 
 
 def prompts(rows):
@@ -52,9 +69,8 @@ def test_only_batches_make_copies_and_make_each_once(copied, tied):
     gpt.generate(prompts(4), **ASK)
     assert not copied
     answers = gpt.generate(prompts(5), **ASK)
-    every = [*OF_BLOCK, *OF_BLOCK, (VOCAB_SIZE, WIDTH)]
-    read = [shape for shape in every if takes_reordered(PARTS * 8, *shape)]
-    assert sorted(copied) == sorted(read)
+    read = those_read(OF_MODEL, PARTS * 8, "int8")
+    assert sorted(copied) == read
     gpt.generate(prompts(8), **ASK)
     assert len(copied) == len(read)
     assert answers == [gpt.generate([prompt], **ASK)[0] for prompt in prompts(5)]
@@ -76,7 +92,7 @@ def test_beams_are_a_batch_too(copied):
 
 
 def test_where_onednn_has_another_order_no_copies_are_read(copied, monkeypatch):
-    monkeypatch.setattr(reordered, "takes_reordered", lambda rows, outputs, inputs: False)
+    monkeypatch.setattr(reordered, "takes_reordered", lambda *args: False)
     gpt = int8_gpt()
     answers = gpt.generate(prompts(5), **ASK)
     assert not copied
@@ -124,3 +140,34 @@ def test_a_model_that_was_read_in_parts_makes_each_copy_once(copied, monkeypatch
     made = len(copied)
     gpt.generate(prompts(5), **ASK)
     assert len(copied) == made > 0
+
+
+@OF_BFLOAT16
+def test_bfloat16_has_copies_too(copied, monkeypatch):
+    gpt = bfloat16_gpt()
+    gpt.generate(prompts(4), **ASK)
+    assert not copied
+    answers = gpt.generate(prompts(8), **ASK)
+    assert sorted(copied) == those_read(OF_MODEL, 8, "bfloat16")
+    other = bfloat16_gpt(seed=1)
+    wanted = other.generate(prompts(8), **ASK)
+    gpt.set_weights(other.get_weights())
+    assert answers != wanted == gpt.generate(prompts(8), **ASK)
+    monkeypatch.setattr(reordered, "takes_reordered", lambda *args: False)
+    assert bfloat16_gpt().generate(prompts(8), **ASK) == answers
+
+
+@OF_BFLOAT16
+def test_what_reads_no_copy_of_bfloat16_makes_none(copied):
+    gpt = bfloat16_gpt(tie_embeddings=False)
+    gpt.generate(prompts(8), **ASK)
+    assert (VOCAB_SIZE, WIDTH) not in copied
+    copied.clear()
+    with_lora = bfloat16_gpt()
+    for layer in (with_lora.token_embedding, with_lora.blocks[0].feed_forward.down):
+        layer.enable_lora(2)
+    with_lora.generate(prompts(8), **ASK)
+    assert sorted(copied) == those_read([*OF_BLOCK, *OF_BLOCK[:3]], 8, "bfloat16")
+    copied.clear()
+    bfloat16_gpt(dtype="mixed_bfloat16").generate(prompts(8), **ASK)
+    assert not copied

@@ -1,7 +1,5 @@
 """int8 and int4 layers: near the floats that they stand for, exact in integers, few rows like many."""
 
-import re
-
 import keras
 import numpy as np
 import pytest
@@ -9,7 +7,6 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keras_gpt import onednn
 from keras_gpt.generation.compiled import compiled_for_all
 from keras_gpt.layers import Dense, TokenEmbedding
 from keras_gpt.layers.integers import int4_product, int8_product, rounded, rounded_4, unpacked
@@ -391,39 +388,6 @@ def test_files_of_a_dense_layer_are_those_of_keras(rank):
     again.load_own_variables(stored)
     for layer in (theirs, again):
         np.testing.assert_allclose(layer(x), ours(x), rtol=1e-4, atol=1e-6)
-
-
-@pytest.mark.parametrize("mode", ["int8", "int4"])
-@pytest.mark.parametrize("rows", [1, 8, 40])
-@pytest.mark.parametrize("may_call_onednn", [True, False])
-def test_a_loop_makes_no_wider_matrix_to_keep(
-    mode: str, rows: int, may_call_onednn: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """XLA would take what a loop does to its constants out of the loop, and read four times as much."""
-    if not may_call_onednn:
-        monkeypatch.setattr(onednn, "takes", lambda rows, dtype: False)
-    layer = Dense(384, use_bias=False)
-    layer.build((None, 320))
-    layer.quantize(mode)
-
-    def turns(x: tf.Tensor) -> tf.Tensor:
-        def turn(place: tf.Tensor, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            return place + 1, layer(x)[:, :320]
-
-        with traced_for_xla():
-            return tf.while_loop(lambda place, x: place < 3, turn, (0, x))[1]
-
-    x = tf.constant(np.random.default_rng(0).normal(size=(rows, 320)), tf.float32)
-    program = tf.function(turns, jit_compile=True, autograph=False)
-    compiled = program.experimental_get_compiler_ir(x)(stage="optimized_hlo")
-    outside = compiled[compiled.index("ENTRY") :]
-    assert "while(" in outside
-    assert "f32[384,320]" not in outside
-    assert not re.search(r"= s8\[\S+ fusion", outside)  # integers of 4 bits made 8
-    want = x
-    for _ in range(3):
-        want = layer(want)[:, :320]
-    np.testing.assert_allclose(program(x), want, atol=1e-5)
 
 
 @pytest.mark.parametrize("mode", ["int8", "int4"])
