@@ -13,6 +13,7 @@ from keras_gpt.onednn import PARTS, takes_reordered
 
 VOCAB_SIZE, WIDTH, INNER = 2048, 128, 256
 OF_BLOCK = [(3 * WIDTH, WIDTH), (WIDTH, WIDTH), (INNER, WIDTH), (WIDTH, INNER)]
+OF_MODEL = [*OF_BLOCK, *OF_BLOCK, (VOCAB_SIZE, WIDTH)]
 pytestmark = pytest.mark.skipif(
     not takes_reordered(PARTS * 8, VOCAB_SIZE, WIDTH, "int8"),
     reason="oneDNN multiplies no such copies here",
@@ -35,9 +36,6 @@ def bfloat16_gpt(seed=0, **fields):
     keras.utils.set_random_seed(seed)
     more = {"context_length": 64, "initializer_range": 0.2, "dtype": "bfloat16", **fields}
     return GPT(VOCAB_SIZE, WIDTH, 4, INNER, 2, **more)
-
-
-OF_MODEL = [*OF_BLOCK, *OF_BLOCK, (VOCAB_SIZE, WIDTH)]
 
 
 def those_read(shapes, rows, dtype):
