@@ -63,9 +63,9 @@ class DecodeSteps:
     """The compiled functions of one model, each compiled once for each shape; those that read no
     weights once for all models, and blocks once for several groups of them.
 
-    The loop of a batch's steps (`several`) is one program with all it calls, but for half precision and
-    many blocks. Python's `generate` and the exported SavedModel run the same functions. A vocabulary may be
-    larger than the tokenizer's (padded to a round number): what stands for no text is not chosen.
+    The loop of a batch's steps (`several`) is one program with all it calls, but for many blocks.
+    Python's `generate` and the exported SavedModel run the same functions. A vocabulary may be larger
+    than the tokenizer's (padded to a round number): what stands for no text is not chosen.
 
     Attributes:
         first: reads prompts; gives the logits after each row's last token, and the past.

@@ -9,8 +9,10 @@ from keras import ops
 
 from keras_gpt.config import GPTConfig
 from keras_gpt.key_values import KeyValues, put
+from keras_gpt.layers.few_rows import is_half
 from keras_gpt.layers.positions import RotaryTables, rotate
 from keras_gpt.layers.quantized import Dense
+from keras_gpt.processor import is_on_cpu
 
 
 @keras.saving.register_keras_serializable("keras_gpt")
@@ -83,7 +85,7 @@ class CausalSelfAttention(keras.layers.Layer):
     def prefill(self, x: Any, mask: Any, rotary: RotaryTables | None) -> tuple[Any, KeyValues]:
         """Attend, and give the keys and values too, for a cache to keep."""
         queries, new = self._heads(x, rotary)
-        return self._attend(queries, [new], mask, training=False), new
+        return self._attend(queries, [new], mask, training=False), _to_keep(new)
 
     def with_weights(self, x: Any, mask: Any, rotary: RotaryTables | None) -> tuple[Any, Any]:
         """Attend, and give the weights too: (batch, heads, query, key) float32, each row's sum 1."""
@@ -187,8 +189,19 @@ class CausalSelfAttention(keras.layers.Layer):
         return {**super().get_config(), "config": self.gpt_config.to_dict()}
 
 
+def _to_keep(new: KeyValues) -> KeyValues:
+    """Give keys and values as a cache keeps them: on a CPU as float32 where they are of half precision.
+
+    XLA makes float32 of what it multiplies there, in each step of all that came before.
+    """
+    if not (is_half(new.keys.dtype) and is_on_cpu()):
+        return new
+    return KeyValues(*[ops.cast(part, "float32") for part in new])
+
+
 def _scores(queries: Any, keys: Any) -> Any:
     """Give (batch, heads, query, key) products."""
+    queries = ops.cast(queries, keys.dtype)
     if queries.shape[2] is not None and queries.shape[2] <= _FEW:
         # The keys on the left: on the right, XLA would lay all of them out anew for a few queries.
         return ops.transpose(ops.matmul(keys, ops.transpose(queries, (0, 1, 3, 2))), (0, 1, 3, 2))
