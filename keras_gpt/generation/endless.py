@@ -3,7 +3,8 @@
 When a row fills the context, an eighth of what stands behind its first tokens is dropped, the oldest
 first. The others move up: their keys are turned back by as many positions, so that all positions are
 those within the cache, and no turned key is ever farther than the model was trained for. In pieces,
-because each piece costs a copy of the past, and each turning a rounding of half-precision keys.
+because each piece costs a copy of the past, and each turning a rounding of keys that are kept in half
+precision.
 """
 
 from typing import Any

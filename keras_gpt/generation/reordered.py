@@ -2,7 +2,8 @@
 
 A step multiplies a few rows by every matrix, and oneDNN would lay each of them out anew. So the first
 step of a batch leaves a copy of each of int8 or bfloat16 beside the model, as large as it. Up to four
-rows do without: they are multiplied as float32 (`keras_gpt/layers`).
+rows do without: they are multiplied as float32 (`keras_gpt/layers`). What is trained after such a batch
+has both, and what the copy was made from, until the next request, which makes the copy again.
 """
 
 import threading

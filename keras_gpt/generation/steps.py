@@ -84,7 +84,7 @@ class DecodeSteps:
         choose_controlled: chooses from logits that are changed first.
         logprobs: gives log P of chosen tokens, and the most probable ones.
         score: gives -log P of each next token.
-        copies: of int8 matrices; `decode_steps` makes them again where weights were changed.
+        copies: of matrices; `decode_steps` makes them again where weights were changed.
     """
 
     def __init__(self, model: Decoder) -> None:

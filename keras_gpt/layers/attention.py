@@ -171,7 +171,8 @@ class CausalSelfAttention(keras.layers.Layer):
         batch, _, time, length = ops.shape(weights)
         group = config.num_heads // config.key_value_heads
         weights = ops.cast(weights, parts[0].values.dtype)
-        weights = self.dropout(weights, training=training)
+        if training:
+            weights = self.dropout(weights, training=True)
         if group > 1:
             weights = ops.reshape(weights, (batch, config.key_value_heads, group * time, length))
         out = _weigh(weights, parts)

@@ -140,7 +140,8 @@ def in_each_turn(matrix: Any, x: Any) -> tuple[Any, Any]:
     Returns:
         The same two.
     """
-    if not (onednn.is_traced_for_xla() and is_half(matrix.dtype) and is_on_cpu()):
+    may_be_on_cpu = is_on_cpu() or onednn.is_for_server()
+    if not (onednn.is_traced_for_xla() and is_half(matrix.dtype) and may_be_on_cpu):
         return matrix, x
     found: tuple[Any, Any] = _barrier(matrix, x)
     return found
@@ -180,6 +181,12 @@ def is_half(dtype: Any) -> bool:
 def plain_product(x: Any, matrix: Any) -> Any:
     """Give x Wᵀ as `product` does, in the way that suits many rows, training and GPUs."""
     return ops.matmul(x, ops.transpose(matrix))
+
+
+def turned_product(x: Any, matrix: Any) -> Any:
+    """Give x W of (..., inputs) and a matrix that lies as (inputs, outputs)."""
+    matrix, x = in_each_turn(_read(matrix), x)
+    return ops.matmul(x, matrix)
 
 
 def _in_groups(x: Any, matrix: Any) -> Any:

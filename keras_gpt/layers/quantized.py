@@ -12,7 +12,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_gpt.layers.few_rows import look_up, plain_product, product
+from keras_gpt.layers.few_rows import look_up, plain_product, product, turned_product
 from keras_gpt.layers.integers import int4_product, int8_product, unpacked
 from keras_gpt.layers.rounding import OUR_MODES, Matrix, RoundedMatrices
 from keras_gpt.matrix_order import as_in_files, lies_by_outputs
@@ -152,7 +152,7 @@ class TokenEmbedding(RoundedMatrices, keras.layers.ReversibleEmbedding):
         """Make the embeddings, of floats or of integers as the policy says."""
         self._orig_output_dim = self.output_dim  # Keras' `enable_lora` asks for it by this name
         super().build(input_shape)
-        if self.tie_weights and self._embeddings.dtype == "bfloat16":
+        if self.tie_weights and self._embeddings.dtype == "bfloat16" and not self.lora_enabled:
             self._embeddings.may_be_reordered = True  # see `matrix_order`
 
     @property
@@ -173,14 +173,19 @@ class TokenEmbedding(RoundedMatrices, keras.layers.ReversibleEmbedding):
     def call(self, inputs: Any, reverse: bool = False) -> Any:
         """Look ids up, or multiply states by the output projection."""
         if not reverse:
+            if self.mask_zero:
+                return super().call(inputs)
             return ops.cast(look_up(self.embeddings, ops.cast(inputs, "int32")), self.compute_dtype)
-        if not self.tie_weights or self.logit_soft_cap is not None:
-            return super().call(inputs, reverse=True)
         dtype = self.reverse_dtype or self.compute_dtype
-        matrix = self.embeddings
+        matrix = self.embeddings if self.tie_weights else self.reverse_embeddings
+        # A copy may be read of the variable itself.
         if matrix.dtype != dtype:
             matrix = ops.cast(matrix, dtype)
-        return product(ops.cast(inputs, dtype), matrix)
+        states = ops.cast(inputs, dtype)
+        logits = product(states, matrix) if self.tie_weights else turned_product(states, matrix)
+        if self.logit_soft_cap is None:
+            return logits
+        return ops.tanh(logits / self.logit_soft_cap) * self.logit_soft_cap
 
     def _int8_call(self, inputs: Any, reverse: bool = False) -> Any:
         if reverse:

@@ -92,14 +92,15 @@ OPERATIONS = """
     TakeDataset Tanh TensorListFromTensor TensorListGetItem TensorListReserve TensorListSetItem
     TensorListStack TensorScatterUpdate TensorSliceDataset TextLineDataset Tile TopKV2 Transpose
     UnicodeDecode UnicodeTranscode UnsortedSegmentJoin UnsortedSegmentMin UnsortedSegmentSum
-    UpperBound VarHandleOp Where While XlaCustomCallV2 XlaDynamicUpdateSlice ZerosLike
+    UpperBound VarHandleOp Where While XlaCustomCallV2 XlaDynamicUpdateSlice
+    XlaOptimizationBarrier ZerosLike
 """
 
 
 def test_the_operations_are_these(
     make_gpt: Callable[..., GPT], limited: Path, tmp_path: Path, read_graph: Any
 ) -> None:
-    """Of a GPT, of one of the modern kind with integers for weights, and of a classifier."""
+    """Of a GPT, of a modern one with integers for weights, of one of bfloat16, and of a classifier."""
     modern = make_gpt(
         num_layers=1,
         context_length=32,
@@ -113,8 +114,10 @@ def test_the_operations_are_these(
     modern.quantize("int8")
     modern.export(tmp_path / "modern" / "1")
     GPTClassifier(modern, 2).export(tmp_path / "classifier" / "1")
+    half = make_gpt(num_layers=1, context_length=32, tie_embeddings=False, dtype="bfloat16")
+    half.export(tmp_path / "half" / "1")
     used = set()
-    for path in (limited, tmp_path / "modern" / "1", tmp_path / "classifier" / "1"):
+    for path in (limited, *(tmp_path / name / "1" for name in ("modern", "classifier", "half"))):
         graph = read_graph(path).graph_def
         used |= {node.op for node in graph.node}
         used |= {node.op for function in graph.library.function for node in function.node_def}

@@ -8,6 +8,7 @@ from gpt_cases import random_ids
 from keras_gpt import GPT
 from keras_gpt.checkpoints import checkpoint
 from keras_gpt.generation import reordered
+from keras_gpt.generation.steps import decode_steps
 from keras_gpt.layers.few_rows import ALONE
 from keras_gpt.onednn import PARTS, takes_reordered
 
@@ -155,11 +156,20 @@ def test_bfloat16_has_copies_too(copied, monkeypatch):
     assert bfloat16_gpt().generate(prompts(8), **ASK) == answers
 
 
+@pytest.mark.parametrize("make", [int8_gpt, pytest.param(bfloat16_gpt, marks=OF_BFLOAT16)])
+def test_a_batch_reads_the_copies(make):
+    gpt = make()
+    answers = gpt.generate(prompts(8), **ASK)
+    for each in decode_steps(gpt).copies._copies.values():
+        each.copy.assign(np.zeros_like(each.copy.numpy()))
+    assert gpt.generate(prompts(8), **ASK) != answers
+
+
 @OF_BFLOAT16
 def test_what_reads_no_copy_of_bfloat16_makes_none(copied):
     gpt = bfloat16_gpt(tie_embeddings=False)
     gpt.generate(prompts(8), **ASK)
-    assert (VOCAB_SIZE, WIDTH) not in copied
+    assert sorted(copied) == those_read([*OF_BLOCK, *OF_BLOCK], 8, "bfloat16")
     copied.clear()
     with_lora = bfloat16_gpt()
     for layer in (with_lora.token_embedding, with_lora.blocks[0].feed_forward.down):

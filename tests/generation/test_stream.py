@@ -47,7 +47,6 @@ class Reciter:
     """A decoder that says the same ids after any prompt, whatever it reads."""
 
     variables: list = []
-    compute_dtype = "float32"
     generation_settings = GenerationSettings()
     blocks = (Silent(),)
 

@@ -103,9 +103,15 @@ def test_rows_that_see_nothing_stay_finite(policy):
 
 
 @pytest.mark.parametrize("past_length", [0, 1, 3, TIME - 1])
-def test_steps_are_the_rows_of_a_call(past_length):
-    """From a past of any length on; what the masks hide is rubbish that nobody may see."""
-    layer = CausalSelfAttention(config(positions="rotary", num_kv_heads=2))
+@pytest.mark.parametrize(
+    ("policy", "tolerance"), [("float32", 1e-5), ("bfloat16", 0.05), ("float16", 0.005)]
+)
+def test_steps_are_the_rows_of_a_call(past_length, policy, tolerance):
+    """From a past of any length on; what the masks hide is rubbish that nobody may see.
+
+    On a CPU keys and values of half precision are kept as float32.
+    """
+    layer = CausalSelfAttention(config(positions="rotary", num_kv_heads=2), dtype=policy)
     layer.build(None)
     randomize(layer)
     x = np.random.default_rng(0).normal(size=(BATCH, TIME, DIM)).astype("float32")
@@ -114,7 +120,10 @@ def test_steps_are_the_rows_of_a_call(past_length):
         return rotary_tables(np.array([positions]), DIM // HEADS, 10000.0)
 
     mask = attention_mask(TIME)
+    x = keras.ops.cast(x, policy)
     want, everything = layer.prefill(x, mask, tables(range(TIME)))
+    kept = [keras.backend.standardize_dtype(part.dtype) for part in everything]
+    assert kept == ["float32", "float32"]
     seen = (np.arange(TIME) < past_length)[None, None, :, None]
     past = KeyValues(*[np.where(seen, part, 7.0) for part in everything])
     slots = np.arange(TIME)
@@ -129,7 +138,11 @@ def test_steps_are_the_rows_of_a_call(past_length):
             np.concatenate([slots < past_length, slots <= slot])[None, None, None, :],
             tables([t]),
         )
-        np.testing.assert_allclose(out[:, 0], want[:, t], rtol=1e-5, atol=1e-5)
+        assert keras.backend.standardize_dtype(out.dtype) == policy
+        found, wanted = (
+            np.asarray(keras.ops.cast(each, "float32")) for each in (out[:, 0], want[:, t])
+        )
+        np.testing.assert_allclose(found, wanted, rtol=tolerance, atol=tolerance)
 
 
 def test_dropout_acts_in_training_alone():

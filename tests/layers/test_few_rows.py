@@ -74,6 +74,31 @@ def test_an_embedding_gives_few_states_the_logits_of_many(dtype: str, rank: int 
         np.testing.assert_allclose(few, ops.cast(many[:rows], "float32"), atol=atol)
 
 
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize(
+    "arguments", [{}, {"mask_zero": True}, {"logit_soft_cap": 2.0}, {"reverse_dtype": "bfloat16"}]
+)
+def test_an_embedding_of_floats_is_keras_own(tied: bool, arguments: dict[str, object]) -> None:
+    ours, theirs = (
+        kind(48, 64, tie_weights=tied, **arguments)
+        for kind in (TokenEmbedding, keras.layers.ReversibleEmbedding)
+    )
+    ids = np.array([[1, 2, 0], [5, 0, 0]])
+    ours(ids)
+    wanted = theirs(ids)
+    ours.set_weights(theirs.get_weights())
+    found = ours(ids)
+    np.testing.assert_array_equal(found, wanted)
+    masks = [getattr(each, "_keras_mask", None) for each in (found, wanted)]
+    assert (masks[0] is None) == (masks[1] is None) == ("mask_zero" not in arguments)
+    if masks[0] is not None:
+        np.testing.assert_array_equal(*masks)
+    found, wanted = ours(found * 9, reverse=True), theirs(wanted * 9, reverse=True)
+    assert found.dtype == wanted.dtype
+    atol = 0.02 if "reverse_dtype" in arguments else 1e-5
+    np.testing.assert_allclose(ops.cast(found, "float32"), ops.cast(wanted, "float32"), atol=atol)
+
+
 @pytest.mark.parametrize("rows", [1, 3, 40])
 @pytest.mark.parametrize("time", [1, 2])
 @pytest.mark.parametrize("is_compiled", [True, False])
