@@ -143,7 +143,7 @@ def in_each_turn(matrix: Any, x: Any) -> tuple[Any, Any]:
     may_be_on_cpu = is_on_cpu() or onednn.is_for_server()
     if not (onednn.is_traced_for_xla() and is_half(matrix.dtype) and may_be_on_cpu):
         return matrix, x
-    found: tuple[Any, Any] = _barrier(matrix, x)
+    found: tuple[Any, Any] = _barrier(_read(matrix), x)
     return found
 
 
@@ -169,7 +169,7 @@ def _read(matrix: Any) -> Any:
 
 def look_up(table: Any, ids: Any) -> Any:
     """Give the rows of a table that ids name, (..., width), and make no more of it wider than those."""
-    table, ids = in_each_turn(_read(table), ids)
+    table, ids = in_each_turn(ops.convert_to_tensor(table), ids)
     return ops.take(table, ids, axis=0)
 
 
@@ -185,7 +185,7 @@ def plain_product(x: Any, matrix: Any) -> Any:
 
 def turned_product(x: Any, matrix: Any) -> Any:
     """Give x W of (..., inputs) and a matrix that lies as (inputs, outputs)."""
-    matrix, x = in_each_turn(_read(matrix), x)
+    matrix, x = in_each_turn(ops.convert_to_tensor(matrix), x)
     return ops.matmul(x, matrix)
 
 
