@@ -292,7 +292,7 @@ def test_enough_beams_find_every_sequence(every, length_penalty):
         ]
     ),
 )
-@settings(max_examples=12)
+@settings(max_examples=25)
 def test_a_batch_gives_what_each_prompt_gives_alone(lengths, seed, num_beams, early, others):
     gpt = shared_gpt("gpt3")
     prompts = [random_ids(n, seed=seed + n).tolist() for n in lengths]

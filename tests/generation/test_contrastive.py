@@ -135,7 +135,7 @@ def test_penalties_bans_and_forced_tokens():
     st.sampled_from([0.0, 0.3, 0.6, 1.0]),
     st.sampled_from([{}, {"repetition_penalty": 1.3, "min_new_tokens": 3}]),
 )
-@settings(max_examples=10)
+@settings(max_examples=20)
 def test_a_batch_gives_what_each_prompt_gives_alone(lengths, seed, alpha, others):
     gpt = shared_gpt("gpt3")
     prompts = [random_ids(n, seed=seed + n).tolist() for n in lengths]

@@ -16,8 +16,11 @@ from keras_gpt.layers.quantized import Dense, TokenEmbedding
 from keras_gpt.onednn import traced_for_xla
 
 TURNS = 3
-# A matrix, or what half a byte of one is unpacked to, that something before the loop makes.
-MADE = r"= (s8|s16|bf16|f16)\[(384,320|320,384|384,160)\]\S* (fusion|copy|convert|call|transpose)\("
+# Integers of any shape (those of 4 bits are unpacked), or a matrix, that something before the loop makes.
+MADE = (
+    r"= (s8\[\S+ fusion"
+    r"|(s8|s16|bf16|f16)\[(384,320|320,384|384,160)\]\S* (fusion|copy|convert|call|transpose)\()"
+)
 
 
 def looped(turn: Callable[[tf.Tensor], tf.Tensor], start: tf.Tensor) -> tuple[tf.Tensor, str]:
