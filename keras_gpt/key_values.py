@@ -71,7 +71,9 @@ def put(old: KeyValues, new: KeyValues, starts: Any) -> KeyValues:
     Returns:
         Keys and values of the old shape and dtype.
     """
-    length, count = ops.shape(old.keys)[2], new.keys.shape[2]
+    length, (rows, _, count, _) = ops.shape(old.keys)[2], new.keys.shape
+    if rows == count == 1:
+        return _put_one(old, new, starts[0])
     places = ops.arange(length, dtype="int32")[None, :]
     wanted = places - starts[:, None]  # (batch, length): which new place goes to each old one
     is_new = ops.logical_and(wanted >= 0, wanted < ops.shape(new.keys)[2])[:, None, :, None]
@@ -82,5 +84,19 @@ def put(old: KeyValues, new: KeyValues, starts: Any) -> KeyValues:
             index = ops.clip(wanted, 0, ops.shape(new)[2] - 1)[:, None, :, None]
             new = ops.take_along_axis(new, index, axis=2)
         return ops.where(is_new, new, old)
+
+    return KeyValues(put_in(old.keys, new.keys), put_in(old.values, new.values))
+
+
+def _put_one(old: KeyValues, new: KeyValues, place: Any) -> KeyValues:
+    """Put one place into those of one row, which XLA does where they lie."""
+    last = ops.shape(old.keys)[2] - 1
+    is_inside, at = place <= last, (0, ops.minimum(place, last), 0)
+
+    def put_in(old: Any, new: Any) -> Any:
+        # Of three axes: with that of rows XLA makes a copy more.
+        old, new = ops.squeeze(old, 0), ops.squeeze(ops.cast(new, old.dtype), 0)
+        new = ops.where(is_inside, new, ops.slice(old, at, new.shape))
+        return ops.expand_dims(ops.slice_update(old, at, new), 0)
 
     return KeyValues(put_in(old.keys, new.keys), put_in(old.values, new.values))

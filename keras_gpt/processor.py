@@ -8,9 +8,15 @@ from pathlib import Path
 
 import keras
 
-_VECTOR_WIDTH = "xla_cpu_prefer_vector_width"
-# A flag that XLA does not know ends the process, so only where it was tried.
-_HAVE_VECTOR_WIDTH = "2.21."
+# With vectors of 256 bits, which it takes by itself, XLA reads a matrix more slowly for one row. And it
+# unrolls the whole product of a row of a matrix, up to some 1000 numbers, and adds it up in one chain, in
+# which each sum waits for the one before; in a loop it makes four sums at a time.
+_FLAGS = {
+    "xla_cpu_prefer_vector_width": "512",
+    "xla_backend_extra_options": "-unroll-full-max-count=8",
+}
+# A flag that XLA does not know ends the process, so only where they were tried.
+_HAVE_FLAGS = "2.21."
 _telling = threading.Lock()
 
 
@@ -30,18 +36,19 @@ def instructions() -> frozenset[str]:
 
 
 @functools.cache
-def let_xla_use_wide_vectors() -> None:
-    """Have XLA use vectors of 512 bits on Intel's processors, unless it was told or has begun to work.
+def tune_xla() -> None:
+    """Have XLA make faster products on Intel's processors, unless it was told or has begun to work.
 
-    By itself it takes 256, with which one row takes longer there (tests/benchmarks/RESULTS.md).
+    tests/benchmarks/RESULTS.md has the figures. A flag that `XLA_FLAGS` names stays as it is there.
     """
     with _telling:
         _tell_xla(os.environ.get("XLA_FLAGS", ""))
 
 
 def _tell_xla(before: str) -> None:
+    more = [f"--{name}={value}" for name, value in _FLAGS.items() if name not in before]
     if (
-        _VECTOR_WIDTH in before
+        not more
         or (before.strip() and not before.strip().startswith("-"))  # the name of a file of flags
         or "avx512f" not in instructions()
         or _of_first_processor("vendor_id") != "GenuineIntel"
@@ -51,9 +58,9 @@ def _tell_xla(before: str) -> None:
         return
     import tensorflow as tf
 
-    if not tf.__version__.startswith(_HAVE_VECTOR_WIDTH):
+    if not tf.__version__.startswith(_HAVE_FLAGS):
         return
-    os.environ["XLA_FLAGS"] = f"{before} --{_VECTOR_WIDTH}=512"
+    os.environ["XLA_FLAGS"] = " ".join([before, *more])
     try:
         # XLA reads the flags once, when it is first asked for something.
         with tf.init_scope():

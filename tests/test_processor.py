@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -53,7 +54,7 @@ known = {"flags": "fpu avx512f", "vendor_id": sys.argv[1]}
 processor._of_first_processor = known.get
 processor.is_on_cpu = lambda: True
 import tensorflow as tf
-processor.let_xla_use_wide_vectors()
+processor.tune_xla()
 tf.function(lambda x: x * 2, jit_compile=True)(tf.ones([3]))
 print(os.environ["XLA_FLAGS"])
 """
@@ -64,14 +65,23 @@ print(os.environ["XLA_FLAGS"])
     reason="it is done for processors of x86-64 and TensorFlow 2.21",
 )
 @pytest.mark.parametrize(
-    ("maker", "flag", "is_512"),
+    ("maker", "flag", "is_512", "is_in_loops"),
     [
-        ("GenuineIntel", "", True),
-        ("GenuineIntel", " --xla_cpu_prefer_vector_width=128", False),
-        ("AuthenticAMD", "", False),
+        ("GenuineIntel", "", True, True),
+        ("GenuineIntel", " --xla_cpu_prefer_vector_width=128", False, True),
+        ("GenuineIntel", " --xla_backend_extra_options=-unroll-full-max-count=16", True, False),
+        (
+            "GenuineIntel",
+            " --xla_cpu_prefer_vector_width=128 --xla_backend_extra_options=-unroll-full-max-count=16",
+            False,
+            False,
+        ),
+        ("AuthenticAMD", "", False, False),
     ],
 )
-def test_xla_is_told_of_wide_vectors_and_the_environment_stays(tmp_path, maker, flag, is_512):
+def test_xla_is_told_what_it_was_not_told_and_the_environment_stays(
+    tmp_path, maker, flag, is_512, is_in_loops
+):
     flags = f"--xla_dump_to={tmp_path}{flag}"
     done = subprocess.run(
         [sys.executable, "-c", WIDE, maker],
@@ -84,6 +94,8 @@ def test_xla_is_told_of_wide_vectors_and_the_environment_stays(tmp_path, maker, 
     options = [file.read_text() for file in tmp_path.glob("*debug_options")]
     assert options
     assert {"xla_cpu_prefer_vector_width: 512" in each for each in options} == {is_512}
+    count = re.compile(r'key: "-unroll-full-max-count"\s+value: "8"')
+    assert {bool(count.search(each)) for each in options} == {is_in_loops}
 
 
 def test_flags_in_a_file_stay_where_they_are(monkeypatch):
@@ -91,5 +103,5 @@ def test_flags_in_a_file_stay_where_they_are(monkeypatch):
     monkeypatch.setattr(processor, "_of_first_processor", lambda name: "GenuineIntel")
     monkeypatch.setattr(processor, "instructions", lambda: {"avx512f"})
     monkeypatch.setattr(processor, "is_on_cpu", lambda: pytest.fail("XLA is told"))
-    processor.let_xla_use_wide_vectors.__wrapped__()
+    processor.tune_xla.__wrapped__()
     assert os.environ["XLA_FLAGS"] == " /some/file"

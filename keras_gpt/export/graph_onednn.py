@@ -12,7 +12,7 @@ import keras
 import tensorflow as tf
 
 from keras_gpt.onednn import INSTRUCTIONS, is_right, traced_for_server
-from keras_gpt.processor import let_xla_use_wide_vectors
+from keras_gpt.processor import tune_xla
 
 # Linux says there what a processor can do; elsewhere there is no such file.
 _PROCESSORS = "/proc/cpuinfo"
@@ -28,7 +28,7 @@ class OneDNN(tf.saved_model.experimental.TrackableResource):
     def __init__(self, dtypes: Collection[str]) -> None:
         super().__init__()
         self._dtypes = sorted(dtypes)
-        let_xla_use_wide_vectors()  # asking has XLA begin to work
+        tune_xla()  # asking has XLA begin to work
         self._initialize()
 
     def is_here(self) -> Any:

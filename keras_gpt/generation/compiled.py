@@ -6,11 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+from keras import ops
 
 from keras_gpt.generation.any_length import AnyLength
 from keras_gpt.generation.protocol import Decoder
+from keras_gpt.key_values import KeyValues
 from keras_gpt.onednn import is_for_server, traced_for_xla
-from keras_gpt.processor import let_xla_use_wide_vectors
+from keras_gpt.processor import tune_xla
 
 # What one thread makes and compiles, another must not put a new one in the place of.
 _making = threading.RLock()
@@ -64,7 +66,7 @@ def compiled_for_all(function: Callable[..., Any]) -> Callable[..., Any]:
 def _compiled_by_tensorflow(function: Callable[..., Any]) -> Callable[..., Any]:
     import tensorflow as tf
 
-    let_xla_use_wide_vectors()
+    tune_xla()
 
     def traced(*args: Any) -> Any:
         if tf.config.functions_run_eagerly():  # nothing is compiled then
@@ -123,16 +125,41 @@ def looped(
     import tensorflow as tf
 
     def graph(constants: tuple[Any, ...], state: tuple[Any, ...]) -> tuple[Any, ...]:
-        end: tuple[Any, ...] = tf.while_loop(
-            lambda *state: go_on(*constants, *state),
-            lambda *state: body(*constants, *state),
-            state,
+        end = tf.while_loop(
+            lambda *passed: go_on(*constants, *_whole(passed)),
+            lambda *passed: _passed_on(body(*constants, *_whole(passed))),
+            _passed_on(state),
         )
-        return end
+        return _whole(end)
 
     if is_one_program:
         return AnyLength(_compiled_by_tensorflow(graph))
     return AnyLength(tf.function(graph, autograph=False))
+
+
+def _passed_on(state: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Give a state as a loop passes it on: keys and values of one row without the axis of rows.
+
+    With it XLA writes new keys and values twice, for the product and for the next turn.
+    """
+    return _with_parts(state, lambda part: ops.squeeze(part, 0) if part.shape[0] == 1 else part)
+
+
+def _whole(passed: tuple[Any, ...]) -> tuple[Any, ...]:
+    return _with_parts(
+        passed, lambda part: ops.expand_dims(part, 0) if len(part.shape) == 3 else part
+    )
+
+
+def _with_parts(state: tuple[Any, ...], change: Callable[[Any], Any]) -> tuple[Any, ...]:
+    def changed(value: Any) -> Any:
+        return (
+            [KeyValues(*map(change, layer)) for layer in value]
+            if isinstance(value, list)
+            else value
+        )
+
+    return tuple(map(changed, state))
 
 
 def num_programs(function: Any) -> int:

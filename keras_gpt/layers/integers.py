@@ -21,7 +21,13 @@ import numpy as np
 from keras import ops
 
 from keras_gpt import onednn
-from keras_gpt.layers.few_rows import ALONE, by_number_of_rows, traced_once, unknown_ones
+from keras_gpt.layers.few_rows import (
+    ALONE,
+    by_number_of_rows,
+    from_places,
+    traced_once,
+    unknown_ones,
+)
 from keras_gpt.processor import is_on_cpu
 
 GROUP = 32  # columns of a 4-bit matrix that share a multiplier and an offset
@@ -271,7 +277,12 @@ def _sums(
 
     def as_floats(x: Any) -> Any:
         # For one row XLA on a CPU widens the weights as it reads them, for many rows once for all.
-        return _matmul_transposed(_laid_out(x, scale), ops.cast(widened(), "float32"))
+        laid_out = _laid_out(x, scale)
+
+        def found(matrix: Any) -> Any:
+            return _matmul_transposed(laid_out, ops.cast(matrix, "float32"))
+
+        return from_places(found, widened()) if x.shape[0] == 1 else found(widened())
 
     def as_integers(x: Any, integer_product: Callable[..., Any]) -> Any:
         return _in_parts(x, functools.partial(multiply, integer_product))

@@ -18,7 +18,7 @@ from tensorflow.core.protobuf import config_pb2
 from tensorflow.python.saved_model.loader_impl import SavedModelLoader
 
 from keras_gpt.memory import give_back_memory
-from keras_gpt.processor import let_xla_use_wide_vectors
+from keras_gpt.processor import tune_xla
 
 
 class LoadedGraph:
@@ -33,7 +33,7 @@ class LoadedGraph:
     """
 
     def __init__(self, path: str | os.PathLike[str], tag: str) -> None:
-        let_xla_use_wide_vectors()
+        tune_xla()
         graph = tf.Graph()
         self._session = tf.compat.v1.Session(graph=graph)
         with graph.as_default():

@@ -37,9 +37,9 @@ def saved_model(folder: Path, precision: str) -> Run:
     import tensorflow as tf
 
     from keras_gpt.export.graph_settings import default_settings
-    from keras_gpt.processor import let_xla_use_wide_vectors
+    from keras_gpt.processor import tune_xla
 
-    let_xla_use_wide_vectors()  # as `keras-gpt serve` does
+    tune_xla()  # as `keras-gpt serve` does
     loaded = tf.saved_model.load(folder / f"saved_model_{precision}")
     generate = loaded.signatures["generate"]
 

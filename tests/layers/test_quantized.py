@@ -66,9 +66,10 @@ ROWS = [(1, 1), (1, 5), (3, 1), (2, 9), (16, 1), (1, 80), (1,), (2,)]
 
 @pytest.mark.parametrize("shape", ROWS)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("outputs", [7, 29])
 @WAYS
-def test_the_product_is_that_of_the_integers(shape, dtype, way):
-    integers, scale = rounded(values(7, 6))
+def test_the_product_is_that_of_the_integers(shape, dtype, outputs, way):
+    integers, scale = rounded(values(outputs, 6))
     x = keras.ops.cast(values(*shape, 6, seed=1), dtype)
     got = way(lambda x: int8_product(x, integers, scale))(x)
     assert keras.backend.standardize_dtype(got.dtype) == dtype
