@@ -66,13 +66,13 @@ def put(old: KeyValues, new: KeyValues, starts: Any) -> KeyValues:
     Args:
         old: length places a row.
         new: fewer places a row; what would go beyond the old length is left out.
-        starts: (batch,) int32, where each row's new places begin.
+        starts: (batch,) int32, where each row's new places begin; not below 0.
 
     Returns:
         Keys and values of the old shape and dtype.
     """
     length, (rows, _, count, _) = ops.shape(old.keys)[2], new.keys.shape
-    if rows == count == 1:
+    if old.keys.shape[0] == rows == count == 1:
         return _put_one(old, new, starts[0])
     places = ops.arange(length, dtype="int32")[None, :]
     wanted = places - starts[:, None]  # (batch, length): which new place goes to each old one

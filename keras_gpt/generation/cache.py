@@ -2,11 +2,11 @@
 
 What earlier tokens left lies in two tensors a layer. `past` holds a row's tokens at their positions (in
 a layer with a window, only the last ones, in a ring that is no longer than the window); a step only
-reads it. `recent` holds the tokens of the last steps, one slot a step; a step makes it anew
-with one more token in it, which costs little because it is short. When a row's slots are full, `fold`
-moves those of all rows into `past`. Each row has its own length and its own slot. So no step copies the
-whole cache, no variable is changed, and the same functions run in Python and in a SavedModel that
-answers several requests at a time.
+reads it. `recent` holds the tokens of the last steps, one slot a step; a step puts one more token into
+it, or makes it anew where there are several rows, which costs little because it is short. When a row's
+slots are full, `fold` moves those of all rows into `past`. Each row has its own length and its own slot.
+So no step copies the whole cache, no variable is changed, and the same functions run in Python and in a
+SavedModel that answers several requests at a time.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,7 +21,7 @@ from keras_gpt.key_values import KeyValues, put_in_ring, ring_positions
 SMALLEST_BUCKET = 32
 # In an engine a past is no shorter: a step beside less costs hardly less, and is a program more.
 SHORTEST_SHARED_PAST = 128
-# Each step copies this many places; each fold copies the whole past.
+# Each step of several rows copies this many places; each fold copies the whole past.
 RECENT_SLOTS = 32
 
 

@@ -111,8 +111,8 @@ def looped(
             but all that the body calls is compiled for each shape of the arguments again.
 
     Returns:
-        A function of the constants (a tuple of nested tensors) and of the state (another), which
-        gives the last state.
+        A function of the constants (a tuple of nested tensors) and of the state (tensors, and lists
+        of layers' `KeyValues`), which gives the last state.
     """
 
     def loop(constants: tuple[Any, ...], state: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -110,7 +110,9 @@ def by_number_of_rows(
     """
 
     def one_by_one(rows: int) -> Any:
-        return ops.concatenate([alone(row) for row in ops.split(x, rows)])
+        # Where the number is not known, neither is that of what `split` gives.
+        each = [ops.reshape(row, (1, x.shape[1])) for row in ops.split(x, rows)]
+        return ops.concatenate([alone(row) for row in each])
 
     rows = x.shape[0]
     if rows is None and keras.backend.backend() == "tensorflow":
@@ -142,11 +144,15 @@ def in_each_turn(matrix: Any, x: Any) -> tuple[Any, Any]:
     Returns:
         The same two.
     """
-    may_be_on_cpu = is_on_cpu() or onednn.is_for_server()
-    if not (onednn.is_traced_for_xla() and is_half(matrix.dtype) and may_be_on_cpu):
+    if not (_is_compiled_for_cpu() and is_half(matrix.dtype)):
         return matrix, x
     found: tuple[Any, Any] = _barrier(_read(matrix), x)
     return found
+
+
+def _is_compiled_for_cpu() -> bool:
+    """Say whether decoding is traced, and XLA compiles it for a CPU or for what a server has."""
+    return onednn.is_traced_for_xla() and (is_on_cpu() or onednn.is_for_server())
 
 
 @ops.custom_gradient
@@ -220,7 +226,7 @@ def from_places(multiply: Callable[[Any], Any], matrix: Any) -> Any:
     """Give what `multiply` makes of a matrix, and have it read rows from several places in turn.
 
     A processor fetches ahead of what it reads, but not beyond a page; in several places it does so in
-    each. XLA reads up to twice as fast so where a matrix comes from memory.
+    each. XLA reads up to half as fast again so where a matrix comes from memory.
 
     Args:
         multiply: gives (1, rows) of (rows, inputs), each number of one row.
@@ -231,8 +237,7 @@ def from_places(multiply: Callable[[Any], Any], matrix: Any) -> Any:
     """
     rows, inputs = matrix.shape
     each = rows // _PLACES
-    may_be_on_cpu = is_on_cpu() or onednn.is_for_server()
-    if each == 0 or not (onednn.is_traced_for_xla() and may_be_on_cpu):
+    if each == 0 or not _is_compiled_for_cpu():
         return multiply(matrix)
     most = each * _PLACES
     places = ops.reshape(matrix[:most], (_PLACES, each, inputs))

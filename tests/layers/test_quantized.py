@@ -80,12 +80,13 @@ def test_the_product_is_that_of_the_integers(shape, dtype, outputs, way):
     "shape",
     [(1, 1), (2, 1), (1, 3), (4, 1), (5, 1), (2, 16), (3, 11), (2, 32), (2, 40)],
 )
-def test_the_product_with_rows_that_only_the_run_knows(shape):
-    integers, scale = rounded(values(7, 6))
+@pytest.mark.parametrize("outputs", [7, 29])
+@pytest.mark.parametrize("way", [by_xla, compiled_for_all])
+def test_the_product_with_rows_that_only_the_run_knows(shape, outputs, way):
+    integers, scale = rounded(values(outputs, 6))
     run = tf.function(
-        lambda x: int8_product(x, integers, scale),
+        way(lambda x: int8_product(x, integers, scale)),
         input_signature=[tf.TensorSpec([None, None, 6])],
-        jit_compile=True,
     )
     x = values(*shape, 6)
     assert_is_product(run(x), x, integers, scale)
@@ -104,10 +105,11 @@ def test_a_row_hardly_depends_on_those_beside_it_though_one_input_is_far_larger(
         assert np.abs(run(x[:rows]) - want[:rows]).max() < 2e-4 * usual
 
 
-def test_up_to_four_rows_are_computed_as_each_alone():
+@pytest.mark.parametrize("way", [by_xla, compiled_for_all])
+def test_up_to_four_rows_are_computed_as_each_alone(way):
     integers, scale = rounded(values(50, 768))
     x = values(4, 1, 768, seed=2)
-    run = by_xla(lambda x: int8_product(x, integers, scale))
+    run = way(lambda x: int8_product(x, integers, scale))
     alone = np.concatenate([run(x[row : row + 1]) for row in range(4)])
     for rows in (2, 3, 4):
         np.testing.assert_array_equal(run(x[:rows]), alone[:rows])
