@@ -91,12 +91,13 @@ def put(old: KeyValues, new: KeyValues, starts: Any) -> KeyValues:
 def _put_one(old: KeyValues, new: KeyValues, place: Any) -> KeyValues:
     """Put one place into those of one row, which XLA does where they lie."""
     last = ops.shape(old.keys)[2] - 1
-    is_inside, at = place <= last, (0, ops.minimum(place, last), 0)
+    is_inside, at = place <= last, ops.minimum(place, last)
 
     def put_in(old: Any, new: Any) -> Any:
         # Of three axes: with that of rows XLA makes a copy more.
         old, new = ops.squeeze(old, 0), ops.squeeze(ops.cast(new, old.dtype), 0)
-        new = ops.where(is_inside, new, ops.slice(old, at, new.shape))
-        return ops.expand_dims(ops.slice_update(old, at, new), 0)
+        # Not `slice`: of an argument TensorFlow would compile it for each place by itself.
+        new = ops.where(is_inside, new, ops.take(old, at[None], axis=1))
+        return ops.expand_dims(ops.slice_update(old, (0, at, 0), new), 0)
 
     return KeyValues(put_in(old.keys, new.keys), put_in(old.values, new.values))

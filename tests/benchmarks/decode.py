@@ -157,14 +157,9 @@ def context(folder: Path, names: list[str], rounds: int) -> None:
 
 
 def warmup(folder: Path) -> None:
-    """Seconds of `gpt.warmup()`, and functions compiled by requests after it."""
+    """Seconds of `gpt.warmup()`, and pieces of machine code compiled by requests after it."""
     from keras_gpt import GPT
-    from keras_gpt.generation.compiled import num_programs
-    from keras_gpt.generation.steps import decode_steps
-
-    def programs(gpt: GPT) -> int:
-        functions = vars(decode_steps(gpt)).values()
-        return sum(num_programs(each) for each in functions)
+    from tests.machine_code import num_pieces
 
     print("\n## GPT-2 124M: warm-up of batch 1, every length up to 1024")
     print("| weights | warm-up s | compiled after it |")
@@ -175,11 +170,13 @@ def warmup(folder: Path) -> None:
             gpt.quantize(precision)
         start = time.perf_counter()
         gpt.warmup()
-        seconds, before = time.perf_counter() - start, programs(gpt)
+        seconds, before = time.perf_counter() - start, num_pieces()
         for length in (1, 16, 128, 512, 1000):
-            gpt.generate([[7] * length], max_new_tokens=20, temperature=0, stop_token_ids=[])
-            gpt.generate([[7] * length], max_new_tokens=20, top_k=5, seed=0, stop_token_ids=[])
-        print(f"| {precision} | {seconds:.1f} | {programs(gpt) - before} |", flush=True)
+            asked = {"max_new_tokens": 20, "stop_token_ids": []}
+            gpt.generate([[7] * length], temperature=0, **asked)
+            gpt.generate([[7] * length], top_k=5, seed=0, **asked)
+            list(gpt.stream([7] * length, top_k=5, seed=0, **asked))
+        print(f"| {precision} | {seconds:.1f} | {num_pieces() - before} |", flush=True)
 
 
 def smollm2(folder: Path, names: list[str], rounds: int) -> None:

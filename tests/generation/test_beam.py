@@ -19,6 +19,7 @@ from gpt_cases import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from machine_code import nothing_compiled
 
 from keras_gpt.generation.beam import _functions_of
 from keras_gpt.generation.compiled import num_programs
@@ -377,15 +378,16 @@ def test_nothing_is_compiled_again():
     steps, functions = decode_steps(gpt), _functions_of(gpt, 6)
     watched = (steps.first, steps.next, steps.fold, functions.rank, functions.follow)
     counts = [num_programs(each) for each in watched]
-    for seed in range(3):
-        others = [random_ids(n, seed=seed).tolist() for n in (20, 7)]
-        for more in (
-            {"length_penalty": 2.0, "early_stopping": True},
-            {"early_stopping": "never", "num_return_sequences": 3},
-            {**penalized, "logit_bias": {3: 1.0}},
-        ):
-            gpt.generate(others, max_new_tokens=5, **{**asked, **more, "min_new_tokens": 5})
-            gpt.generate(others[0], max_new_tokens=40, **{**asked, **more, "min_new_tokens": 3})
+    with nothing_compiled():
+        for seed in range(3):
+            others = [random_ids(n, seed=seed).tolist() for n in (20, 7)]
+            for more in (
+                {"length_penalty": 2.0, "early_stopping": True},
+                {"early_stopping": "never", "num_return_sequences": 3},
+                {**penalized, "logit_bias": {3: 1.0}},
+            ):
+                gpt.generate(others, max_new_tokens=5, **{**asked, **more, "min_new_tokens": 5})
+                gpt.generate(others[0], max_new_tokens=40, **{**asked, **more, "min_new_tokens": 3})
     assert _functions_of(gpt, 6) is functions
     assert [num_programs(each) for each in watched] == counts
 

@@ -16,6 +16,7 @@ from gpt_cases import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from machine_code import nothing_compiled
 
 from keras_gpt.generation.compiled import num_programs
 from keras_gpt.generation.contrastive import _functions_of
@@ -204,10 +205,11 @@ def test_nothing_is_compiled_again():
     steps, functions = decode_steps(gpt), _functions_of(gpt)
     watched = (functions.read, functions.step, steps.fold)
     counts = [num_programs(each) for each in watched]
-    for seed in range(3):
-        others = [random_ids(n, seed=seed).tolist() for n in (20, 7)]
-        gpt.generate(others, penalty_alpha=seed / 2, **asked)
-        gpt.generate(others, penalty_alpha=0.3, no_repeat_ngram_size=3, **asked)
+    with nothing_compiled():
+        for seed in range(3):
+            others = [random_ids(n, seed=seed).tolist() for n in (20, 7)]
+            gpt.generate(others, penalty_alpha=seed / 2, **asked)
+            gpt.generate(others, penalty_alpha=0.3, no_repeat_ngram_size=3, **asked)
     assert _functions_of(gpt) is functions
     assert [num_programs(each) for each in watched] == counts
 

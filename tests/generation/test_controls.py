@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from gpt_cases import logits_of, make_gpt, random_ids, shared_gpt, small_tokenizer
+from machine_code import nothing_compiled
 
 from keras_gpt.generation import Answer
 from keras_gpt.generation.compiled import num_programs
@@ -120,9 +121,10 @@ def test_no_setting_is_compiled_apart():
     continuations(gpt, PROMPTS[0], min_new_tokens=1)
     functions = (steps.first, steps.next, steps.choose_controlled)
     counts = [num_programs(function) for function in functions]
-    for size in (1, 2, 5):
-        continuations(gpt, PROMPTS, no_repeat_ngram_size=size, repetition_penalty=1.1 * size)
-        continuations(gpt, PROMPTS[0], logit_bias={size: -1.0}, forced_token_ids=[1] * size)
+    with nothing_compiled():
+        for size in (1, 2, 5):
+            continuations(gpt, PROMPTS, no_repeat_ngram_size=size, repetition_penalty=1.1 * size)
+            continuations(gpt, PROMPTS[0], logit_bias={size: -1.0}, forced_token_ids=[1] * size)
     assert [num_programs(function) for function in functions] == counts
 
 

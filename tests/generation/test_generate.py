@@ -13,6 +13,7 @@ from gpt_cases import (
     shared_gpt,
     small_tokenizer,
 )
+from machine_code import nothing_compiled
 
 from keras_gpt.generation import steps as steps_module
 from keras_gpt.generation.cache import (
@@ -236,14 +237,15 @@ def test_nothing_is_compiled_twice():
         gpt.generate([[1]] * rows, max_new_tokens=RECENT_SLOTS + 2, seed=1)
     functions = (steps.first, steps.next, steps.fold)
     counts = [num_programs(function) for function in functions]
-    for prompts, settings in (
-        (PROMPTS, {"temperature": 0, "max_new_tokens": 4}),
-        (PROMPTS[::-1], {"top_k": 3, "top_p": 0.5, "max_new_tokens": 18}),
-        ([[1]] * 7, {"seed": 9, "max_length": 40}),
-        ([4, 5], {"temperature": 0.1}),
-        (list(range(31)), {"num_return_sequences": 8, "max_new_tokens": 2}),
-    ):
-        gpt.generate(prompts, **settings)
+    with nothing_compiled():
+        for prompts, settings in (
+            (PROMPTS, {"temperature": 0, "max_new_tokens": 4}),
+            (PROMPTS[::-1], {"top_k": 3, "top_p": 0.5, "max_new_tokens": 18}),
+            ([[1]] * 7, {"seed": 9, "max_length": 40}),
+            ([4, 5], {"temperature": 0.1}),
+            (list(range(31)), {"num_return_sequences": 8, "max_new_tokens": 2}),
+        ):
+            gpt.generate(prompts, **settings)
     assert decode_steps(gpt) is steps
     assert [num_programs(function) for function in functions] == counts
 

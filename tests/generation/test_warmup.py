@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from gpt_cases import make_gpt, random_ids, shared_gpt, small_tokenizer
+from machine_code import nothing_compiled
 
 from keras_gpt.generation import Constraint, Engine
 from keras_gpt.generation.compiled import num_programs
@@ -23,15 +24,16 @@ def test_generate_compiles_nothing_after_it():
     counts = programs(gpt)
     assert counts[2] == 0  # generate reads no chunks
     prompts = [random_ids(n, seed=n).tolist() for n in (1, 33, 70)]
-    for settings in (
-        {"temperature": 0},
-        {"top_k": 3, "top_p": 0.5, "min_p": 0.1, "typical_p": 0.9},
-        {"repetition_penalty": 1.2, "no_repeat_ngram_size": 2, "logit_bias": {3: 1.0}},
-        {"details": True, "logprobs": 4},
-    ):
-        gpt.generate(prompts, **settings)
-        gpt.generate(prompts[1], num_return_sequences=4, max_length=60, **settings)
-    list(gpt.stream(prompts[2]))
+    with nothing_compiled():
+        for settings in (
+            {"temperature": 0},
+            {"top_k": 3, "top_p": 0.5, "min_p": 0.1, "typical_p": 0.9},
+            {"repetition_penalty": 1.2, "no_repeat_ngram_size": 2, "logit_bias": {3: 1.0}},
+            {"details": True, "logprobs": 4},
+        ):
+            gpt.generate(prompts, **settings)
+            gpt.generate(prompts[1], num_return_sequences=4, max_length=60, **settings)
+        list(gpt.stream(prompts[2]))
     assert programs(gpt) == counts
 
 
@@ -48,7 +50,7 @@ def test_an_engine_compiles_nothing_after_it():
     # Logits of 2 and 4 rows have shapes of their own; their settings may be another model's too.
     assert 2 <= programs(gpt, ["place"])[0] - before["place"] <= 6
     rng = np.random.default_rng(0)
-    with Engine(gpt, max_batch=4, chunk=50) as engine:
+    with nothing_compiled(), Engine(gpt, max_batch=4, chunk=50) as engine:
         requests = [
             engine.submit(
                 random_ids(n, seed=0).tolist(),
@@ -66,7 +68,7 @@ def test_an_engine_that_reads_prompts_both_ways_compiles_nothing_after_it():
     gpt = make_gpt(context_length=60, bidirectional_prefix=True)
     gpt.warmup(batch_size=1, chunk=16)
     counts = programs(gpt)
-    with Engine(gpt, max_batch=1, chunk=16) as engine:
+    with nothing_compiled(), Engine(gpt, max_batch=1, chunk=16) as engine:
         for n in (5, 40, 55):
             prompt = random_ids(n, seed=0).tolist()
             assert engine.submit(prompt, max_new_tokens=3).result(timeout=120).token_ids
@@ -79,9 +81,13 @@ def test_constraints_compile_nothing_after_it():
     gpt = make_gpt(vocab_size=321, tokenizer=tokenizer, context_length=30, num_layers=1)
     gpt.warmup(batch_size=2)
     counts = programs(gpt)
-    answers = gpt.generate(
-        ["the", "a cat"], constraint=Constraint.choice(["dog", "x"]), max_new_tokens=8, echo=False
-    )
+    with nothing_compiled():
+        answers = gpt.generate(
+            ["the", "a cat"],
+            constraint=Constraint.choice(["dog", "x"]),
+            max_new_tokens=8,
+            echo=False,
+        )
     assert set(answers) <= {"dog", "x"}
     assert programs(gpt) == counts
 
