@@ -43,6 +43,18 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     keras.utils.set_random_seed(zlib.crc32(item.nodeid.encode()))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def operations_without_origins() -> None:
+    """Have TensorFlow not note in which lines of Python an operation of a graph was made.
+
+    It keeps all frames of each operation that XLA compiled, which was over half of the memory that
+    stays of a test: together they came to that of a machine.
+    """
+    from tensorflow.python.client import pywrap_tf_session
+
+    pywrap_tf_session.TF_SetOpStackTrace = lambda operation, frames: None
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real data sets that lies beside the project on our machines, or a skip."""
