@@ -110,8 +110,9 @@ def by_number_of_rows(
     """
 
     def one_by_one(rows: int) -> Any:
-        # Where the number is not known, neither is that of what `split` gives.
-        each = [ops.reshape(row, (1, x.shape[1])) for row in ops.split(x, rows)]
+        # Of what `split` gives TensorFlow would not know that it is one row, where it does not know how
+        # many `x` has; and what says so of all of `x` it would believe outside of this branch too.
+        each = [ops.slice(x, (row, 0), (1, x.shape[1])) for row in range(rows)]
         return ops.concatenate([alone(row) for row in each])
 
     rows = x.shape[0]

@@ -55,6 +55,25 @@ def test_product_is_the_plain_product(
     np.testing.assert_allclose(np.asarray(ops.cast(found, "float64")), wanted, atol=tolerance)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("each", [(), (1,), (3,)])
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_the_number_of_rows_is_looked_at_where_it_is_not_known(
+    dtype: str, each: tuple[int, ...], jit_compile: bool
+) -> None:
+    rng = np.random.default_rng(0)
+    layer = Dense(128, use_bias=False, dtype="float32" if dtype == "int8" else dtype)
+    layer.build((None, 64))
+    if dtype == "int8":
+        layer.quantize("int8")
+    signature = [tf.TensorSpec((None, *each, 64), layer.compute_dtype)]
+    run = tf.function(layer, input_signature=signature, jit_compile=jit_compile)
+    for rows in (1, 2, 4, 5, 33):
+        x = ops.cast(rng.normal(size=(rows, *each, 64)), layer.compute_dtype)
+        wanted = np.asarray(ops.cast(x, "float64")) @ np.asarray(layer.kernel, "float64")
+        np.testing.assert_allclose(np.asarray(ops.cast(run(x), "float64")), wanted, atol=0.02)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16", "bfloat16"])
 @pytest.mark.parametrize("rank", [None, 4])
 def test_an_embedding_gives_few_states_the_logits_of_many(dtype: str, rank: int | None) -> None:
