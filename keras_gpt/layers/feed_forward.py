@@ -12,11 +12,15 @@ from keras_gpt.layers.quantized import Dense
 
 def activate(x: Any, name: str) -> Any:
     """Apply the activation that a config names ("gelu_tanh", "gelu", "relu" or "silu")."""
+    # Half precision is rounded once: a CPU would round it after each operation.
+    wide = ops.cast(x, keras.backend.result_type(x.dtype, "float32"))
     if name == "gelu_tanh":
-        return ops.gelu(x, approximate=True)
-    if name == "gelu":
-        return ops.gelu(x, approximate=False)
-    return ops.relu(x) if name == "relu" else ops.silu(x)
+        wide = ops.gelu(wide, approximate=True)
+    elif name == "gelu":
+        wide = ops.gelu(wide, approximate=False)
+    else:
+        wide = ops.relu(wide) if name == "relu" else ops.silu(wide)
+    return ops.cast(wide, x.dtype)
 
 
 @keras.saving.register_keras_serializable("keras_gpt")
