@@ -96,7 +96,7 @@ def _put_one(old: KeyValues, new: KeyValues, place: Any) -> KeyValues:
     def put_in(old: Any, new: Any) -> Any:
         # Of three axes: with that of rows XLA makes a copy more.
         old, new = ops.squeeze(old, 0), ops.squeeze(ops.cast(new, old.dtype), 0)
-        # Not `slice`: of an argument TensorFlow would compile it for each place by itself.
+        # Not `slice`, see `generation.compiled`.
         new = ops.where(is_inside, new, ops.take(old, at[None], axis=1))
         return ops.expand_dims(ops.slice_update(old, (0, at, 0), new), 0)
 

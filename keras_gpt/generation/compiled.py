@@ -21,6 +21,9 @@ _making = threading.RLock()
 def compiled(function: Callable[..., Any], model: Decoder) -> Callable[..., Any]:
     """Compile `function`, which reads the model's variables, once for each shape of its arguments.
 
+    No argument may be what XLA has to know while it compiles, such as where `ops.slice` begins:
+    TensorFlow would have it compile for each value.
+
     Args:
         function: takes and gives (nested) tensors.
         model: whose variables it reads. Later changes of their values are seen.

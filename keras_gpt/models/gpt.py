@@ -287,7 +287,7 @@ class GPT(CachedPass, TextMethods, Formats, NextTokenModel):
             inputs["prefix_lengths"] = prefix_lengths
         states = self.hidden_states(inputs, training=False)
         if self.token_embedding.quantization_mode is not None:
-            # Such a projection rounds the states too, so its own logits count; a row at a time.
+            # Integers are multiplied in a way of their own, so their own logits count; a row at a time.
             return ops.map(self._score_row, (states, token_ids[:, 1:]))
         return losses.token_losses(states, self.output_matrix(), token_ids[:, 1:])
 

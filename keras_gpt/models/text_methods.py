@@ -203,7 +203,8 @@ class TextMethods:
         """Compile now what `generate`, `stream` and an `Engine` would compile at their first calls.
 
         After it no call of up to `batch_size` rows and `max_length` tokens compiles anything,
-        whatever its settings, save that beams and contrastive search compile at their first calls.
+        whatever its settings, save that beams, contrastive search, speculative decoding and
+        attention sinks compile at their first calls.
 
         Args:
             batch_size: the most rows at a time: prompts times answers, or an engine's `max_batch`.

@@ -164,6 +164,7 @@ def warmup(folder: Path) -> None:
     print("\n## GPT-2 124M: warm-up of batch 1, every length up to 1024")
     print("| weights | warm-up s | compiled after it |")
     print("|---|---|---|")
+    asked = {"max_new_tokens": 20, "stop_token_ids": []}
     for precision in ("float32", "int8"):
         gpt = GPT.from_preset(folder / "ours")
         if precision != "float32":
@@ -172,7 +173,6 @@ def warmup(folder: Path) -> None:
         gpt.warmup()
         seconds, before = time.perf_counter() - start, num_pieces()
         for length in (1, 16, 128, 512, 1000):
-            asked = {"max_new_tokens": 20, "stop_token_ids": []}
             gpt.generate([[7] * length], temperature=0, **asked)
             gpt.generate([[7] * length], top_k=5, seed=0, **asked)
             list(gpt.stream([7] * length, top_k=5, seed=0, **asked))
