@@ -1,5 +1,7 @@
 """The feed-forward layer, dense or gated."""
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -9,18 +11,19 @@ from keras_gpt.config import GPTConfig
 from keras_gpt.layers.attention import residual_initializer
 from keras_gpt.layers.quantized import Dense
 
+_ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
+    "gelu_tanh": functools.partial(ops.gelu, approximate=True),
+    "gelu": functools.partial(ops.gelu, approximate=False),
+    "relu": ops.relu,
+    "silu": ops.silu,
+}
+
 
 def activate(x: Any, name: str) -> Any:
     """Apply the activation that a config names ("gelu_tanh", "gelu", "relu" or "silu")."""
     # Half precision is rounded once: a CPU would round it after each operation.
     wide = ops.cast(x, keras.backend.result_type(x.dtype, "float32"))
-    if name == "gelu_tanh":
-        wide = ops.gelu(wide, approximate=True)
-    elif name == "gelu":
-        wide = ops.gelu(wide, approximate=False)
-    else:
-        wide = ops.relu(wide) if name == "relu" else ops.silu(wide)
-    return ops.cast(wide, x.dtype)
+    return ops.cast(_ACTIVATIONS[name](wide), x.dtype)
 
 
 @keras.saving.register_keras_serializable("keras_gpt")
