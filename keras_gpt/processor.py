@@ -10,10 +10,19 @@ import keras
 
 # With vectors of 256 bits, which it takes by itself, XLA reads a matrix more slowly for one row. And it
 # unrolls the whole product of a row of a matrix, up to some 1000 numbers, and adds it up in one chain, in
-# which each sum waits for the one before; in a loop it makes four sums at a time.
+# which each sum waits for the one before; in a loop it makes four sums at a time. Four rows at a time
+# are read a quarter faster still: memory is then asked for four places at once.
 _FLAGS = {
     "xla_cpu_prefer_vector_width": "512",
-    "xla_backend_extra_options": "-unroll-full-max-count=8",
+    "xla_backend_extra_options": ",".join(
+        [
+            "-unroll-full-max-count=8",
+            "-enable-unroll-and-jam",
+            "-allow-unroll-and-jam",
+            "-unroll-and-jam-count=4",
+            "-unroll-and-jam-threshold=2000",
+        ]
+    ),
 }
 # A flag that XLA does not know ends the process, so only where they were tried.
 _HAVE_FLAGS = "2.21."

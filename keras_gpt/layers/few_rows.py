@@ -16,6 +16,8 @@ from keras_gpt.processor import is_on_cpu
 _FEW = 32
 # One row is multiplied by groups of about so many outputs, measured from 48 to 384.
 _LEAST, _MOST = 64, 384
+# Groups of more outputs are as fast, if each core has some.
+_FEWEST = 16
 # Up to so many rows it is fastest to read what is widened while it is read again for each of them:
 # the processor's cache still has it. For more at once XLA writes the widened matrix to memory.
 ALONE = 4
@@ -200,9 +202,13 @@ def turned_product(x: Any, matrix: Any) -> Any:
 
 def _in_groups(x: Any, matrix: Any) -> Any:
     outputs, inputs = matrix.shape
-    width = max(each for each in range(1, _MOST + 1) if outputs % each == 0)
+    widths = [each for each in range(1, outputs + 1) if outputs % each == 0]
+    width = max(each for each in widths if each <= _MOST)
     if width < _LEAST:
-        return plain_product(x, matrix)
+        # As for the 50257 tokens of GPT-2, which are 29 groups of 1733.
+        width = min((each for each in widths if each > _MOST), default=outputs)
+        if outputs // width < _FEWEST:
+            return plain_product(x, matrix)
     groups = ops.reshape(matrix, (outputs // width, width, inputs))
     repeated = ops.broadcast_to(x, (outputs // width, 1, inputs))
     found = ops.matmul(repeated, ops.transpose(groups, (0, 2, 1)))  # (groups, 1, width)
@@ -240,6 +246,10 @@ def from_places(multiply: Callable[[Any], Any], matrix: Any) -> Any:
     each = rows // _PLACES
     if each == 0 or not _is_compiled_for_cpu():
         return multiply(matrix)
+    dtype = keras.backend.standardize_dtype(matrix.dtype)
+    if is_half(dtype):
+        # A slice of half precision XLA makes wider, and rounds again, each number of it.
+        return from_places(lambda bits: multiply(ops.view(bits, dtype)), ops.view(matrix, "uint16"))
     most = each * _PLACES
     places = ops.reshape(matrix[:most], (_PLACES, each, inputs))
     in_turn = ops.reshape(ops.transpose(places, (1, 0, 2)), (most, inputs))
