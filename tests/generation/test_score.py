@@ -1,9 +1,5 @@
 """`score`: the chain rule over the logits of a plain forward pass."""
 
-import os
-import subprocess
-import sys
-
 import keras
 import numpy as np
 import pytest
@@ -16,6 +12,7 @@ from gpt_cases import (
     shared_gpt,
     small_tokenizer,
 )
+from optimized import is_optimized, run_optimized
 
 ROWS = [random_ids(n, seed=n).tolist() for n in (2, 7, 20, 31, 40, 5, 6, 9, 12)]
 
@@ -95,13 +92,8 @@ def test_a_quantized_model_scores_continuations_of_one_context_as_each_alone():
 
 def test_half_precision_scores():
     """Its logits are summed in float32, when XLA optimizes as it does for users."""
-    level = "--xla_backend_optimization_level=0"
-    if level in os.environ["XLA_FLAGS"]:
-        this = f"{__file__}::test_half_precision_scores"
-        flags = {**os.environ, "XLA_FLAGS": os.environ["XLA_FLAGS"].replace(level, "")}
-        command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", this]
-        done = subprocess.run(command, env=flags, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stdout
+    if not is_optimized():
+        run_optimized(f"{__file__}::test_half_precision_scores")
         return
     gpt = make_gpt(dtype="mixed_bfloat16")
     sources, targets = answers_to_questions()

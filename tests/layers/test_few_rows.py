@@ -9,6 +9,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import ops
+from optimized import run_optimized
 
 from keras_gpt.layers.few_rows import product
 from keras_gpt.layers.quantized import Dense, TokenEmbedding
@@ -53,6 +54,39 @@ def test_product_is_the_plain_product(
     tolerances = {"float32": 1e-3, "bfloat16": 0.02 * np.sqrt(inputs) * 3, "float64": 1e-11}
     tolerance = tolerances[dtype]
     np.testing.assert_allclose(np.asarray(ops.cast(found, "float64")), wanted, atol=tolerance)
+
+
+@pytest.mark.parametrize("outputs", [97, 384, 400, 24 * 401])
+@pytest.mark.parametrize("inputs", [63, 768])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "int8"])
+def test_one_row_in_a_loop(dtype: str, inputs: int, outputs: int) -> None:
+    """As a step of decoding: several rows of a matrix are read at once, and those left over."""
+    rng = np.random.default_rng(outputs)
+    dense = Dense(outputs, dtype=dtype if dtype != "int8" else "float32")
+    dense.build((None, 1, inputs))
+    if dtype == "int8":
+        dense.quantize("int8")
+    start = ops.cast(rng.normal(size=(1, 1, inputs)), dense.compute_dtype)
+
+    def turns(start: tf.Tensor) -> tf.Tensor:
+        found = tf.zeros((1, 1, outputs), start.dtype)
+        with traced_for_xla():
+            return tf.while_loop(
+                lambda turn, x, found: turn < 3,
+                lambda turn, x, found: (turn + 1, x + start, dense(x)),
+                (0, start, found),
+            )[2]
+
+    found = tf.function(turns, jit_compile=True, autograph=False)(start)
+    wanted = np.asarray(ops.cast(dense(3 * start), "float64"))
+    scale = {"float32": 1e-5, "int8": 1e-5, "float16": 1e-3, "bfloat16": 1e-2}[dtype]
+    tolerance = scale * np.abs(wanted).max()
+    np.testing.assert_allclose(np.asarray(ops.cast(found, "float64")), wanted, atol=tolerance)
+
+
+def test_products_as_xla_optimizes_for_users() -> None:
+    tests = ("test_product_is_the_plain_product", "test_one_row_in_a_loop")
+    run_optimized(*(f"{__file__}::{test}" for test in tests))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])

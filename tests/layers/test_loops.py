@@ -27,7 +27,7 @@ WIDE = rf"f32\[({MATRIX})\]"
 # Integers of any shape (those of 4 bits are unpacked), or a matrix, that something before the loop makes.
 MADE = (
     r"= (s8\[\S+ fusion"
-    rf"|(s8|s16|bf16|f16)\[({MATRIX}|384,160)\]\S* (fusion|copy|convert|call|transpose)\()"
+    rf"|(s8|s16|u16|bf16|f16)\[({MATRIX}|384,160)\]\S* (fusion|copy|convert|call|transpose)\()"
 )
 
 
