@@ -20,7 +20,6 @@ _FLAGS = {
             "-enable-unroll-and-jam",
             "-allow-unroll-and-jam",
             "-unroll-and-jam-count=4",
-            "-unroll-and-jam-threshold=2000",
         ]
     ),
 }

@@ -21,9 +21,7 @@ def is_optimized() -> bool:
 def run_optimized(*tests: str) -> None:
     """Run tests in a process in which XLA has the flags that users get, and fail where one fails."""
     command = [sys.executable, "-c", _RUN, "-q", "-n", "0", "-p", "no:cacheprovider", *tests]
-    environment = {
-        **os.environ,
-        "XLA_FLAGS": "--xla_backend_optimization_level=3",
-    }  # as it is anyway
+    # What XLA does anyway; were nothing said, `conftest.py` would say its own there.
+    environment = {**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=3"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]

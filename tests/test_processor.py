@@ -94,8 +94,9 @@ def test_xla_is_told_what_it_was_not_told_and_the_environment_stays(
     options = [file.read_text() for file in tmp_path.glob("*debug_options")]
     assert options
     assert {"xla_cpu_prefer_vector_width: 512" in each for each in options} == {is_512}
-    count = re.compile(r'key: "-unroll-and-jam-count"\s+value: "4"')
-    assert {bool(count.search(each)) for each in options} == {is_in_loops}
+    for name, value in (("-unroll-full-max-count", "8"), ("-unroll-and-jam-count", "4")):
+        count = re.compile(rf'key: "{name}"\s+value: "{value}"')
+        assert {bool(count.search(each)) for each in options} == {is_in_loops}
 
 
 def test_flags_in_a_file_stay_where_they_are(monkeypatch):

@@ -395,6 +395,14 @@ def test_both_readmes_have_the_same_parts() -> None:
     assert shapes[0] == shapes[1]
 
 
+@pytest.mark.parametrize("name", READMES)
+def test_a_server_is_given_the_flags_that_python_sets(name: str) -> None:
+    from keras_gpt.processor import _FLAGS
+
+    flags = " ".join(f"--{flag}={value}" for flag, value in _FLAGS.items())
+    assert f'`XLA_FLAGS="{flags}"`' in text_of(name)
+
+
 def test_the_table_names_every_verb_and_no_other() -> None:
     from keras_gpt.cli import app
 
